@@ -1,0 +1,139 @@
+"""What can go wrong, as one tree.
+
+    TidegateError
+    ├── Refused                  the request can never succeed as it is
+    │   ├── InvalidField         INVALID_FIELD: a field breaks a rule
+    │   └── MessageTooLarge      MESSAGE_TOO_LARGE
+    ├── NotFound                 NOT_FOUND: no such batch, conversation or message, or forgotten
+    ├── Precondition             the state of things forbids it
+    │   ├── LeaseLost            LEASE_LOST: given out again, or settled otherwise
+    │   ├── Superseded           SUPERSEDED: newer messages arrived
+    │   └── AlreadySealed        ALREADY_SEALED: the message is in a batch already
+    ├── Exhausted                a limit; nothing was stored
+    │   ├── QuotaExceeded        QUOTA_EXCEEDED
+    │   ├── StoreFull            STORE_FULL
+    │   └── TooManySubscribers   TOO_MANY_SUBSCRIBERS
+    ├── Unavailable              try again
+    │   ├── StoreUnavailable     STORE_UNAVAILABLE: nothing is known to be stored
+    │   └── Draining             DRAINING: the server is shutting down
+    └── StartupError             the server cannot start; the text says what to do
+
+`reason` is the name of the wire contract's ErrorReason; `api` turns it into a status, and nothing
+else does.
+"""
+
+
+class TidegateError(Exception):
+    """Base of all errors that a caller can act on. The text is one sentence for people."""
+
+    reason = ""
+
+
+class Refused(TidegateError):
+    """The request can never succeed as it is."""
+
+
+class InvalidField(Refused):
+    """A field breaks a rule. `field` is its path in the request, such as "policy.delay"."""
+
+    reason = "INVALID_FIELD"
+
+    def __init__(self, field: str, rule: str):
+        super().__init__(f"{field}: {rule}")
+        self.field = field
+        self.rule = rule
+
+
+class MessageTooLarge(Refused):
+    """One message is larger than the server's limit."""
+
+    reason = "MESSAGE_TOO_LARGE"
+
+
+class NotFound(TidegateError):
+    """No such batch, conversation or message, or it has been forgotten.
+
+    `kind` is "batch", "conversation" or "message".
+    """
+
+    reason = "NOT_FOUND"
+
+    def __init__(self, kind: str, name: str):
+        super().__init__(f"no {kind} {name} is known; it never was, or it has been forgotten")
+        self.kind = kind
+        self.name = name
+
+
+class Precondition(TidegateError):
+    """The state of things forbids the request."""
+
+
+class LeaseLost(Precondition):
+    """The batch was given out again, or settled otherwise."""
+
+    reason = "LEASE_LOST"
+
+
+class Superseded(Precondition):
+    """Newer messages arrived in the conversation."""
+
+    reason = "SUPERSEDED"
+
+
+class AlreadySealed(Precondition):
+    """The message is in a batch already, or was."""
+
+    reason = "ALREADY_SEALED"
+
+
+class Exhausted(TidegateError):
+    """A limit is reached; nothing was stored. `retry_after_ms` is when to try again."""
+
+    retry_after_ms = 1_000
+
+
+class QuotaExceeded(Exhausted):
+    """A limit of the conversation, the instance or the server."""
+
+    reason = "QUOTA_EXCEEDED"
+
+
+class StoreFull(Exhausted):
+    """The store is out of memory, or of disk."""
+
+    reason = "STORE_FULL"
+
+
+class TooManySubscribers(Exhausted):
+    """Too many streams or long polls."""
+
+    reason = "TOO_MANY_SUBSCRIBERS"
+
+
+class Unavailable(TidegateError):
+    """The server cannot do it now; the repeat is safe. `retry_after_ms` is when to try again."""
+
+    retry_after_ms = 500
+
+
+class StoreUnavailable(Unavailable):
+    """The store cannot be reached. With `maybe_done` the request may have had its effect."""
+
+    reason = "STORE_UNAVAILABLE"
+
+    def __init__(self, text: str, *, maybe_done: bool = False):
+        super().__init__(text)
+        self.maybe_done = maybe_done
+
+
+class Draining(Unavailable):
+    """The server is shutting down."""
+
+    reason = "DRAINING"
+
+    def __init__(self, text: str = "the server is shutting down; call another one"):
+        super().__init__(text)
+
+
+class StartupError(TidegateError):
+    """The server cannot start. The text says what to change."""
