@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Retries with exponential backoff: `base_ms`, then `factor` times as long, at most `cap_ms`."""
+    """Retries with exponential backoff: `base_ms`, then `factor` times as long, up to `cap_ms`."""
 
     retries: int = 3
     base_ms: int = 1_000

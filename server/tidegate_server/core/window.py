@@ -5,13 +5,13 @@ more message does to that window, `replay` builds the window of a row from nothi
 of the store take the same decisions; a property test compares every answer.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tidegate_server.core.model import FlushReason, WindowMode, WindowPolicy
 
 MAX_WIRE_BYTES = 3_407_872
-"""Most stored bytes of a batch (3.25 MiB), so that one with long attributes still fits a response."""
+"""Most stored bytes of a batch (3.25 MiB): with long attributes too it must fit a response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,31 +56,37 @@ def join(window: Window, arrival: Arrival) -> tuple[Window, bool]:
 
     A message that is not in it waits behind it, for a window that counts from the first of those.
     """
-    if window.full:
-        return window, False
-    if window.messages and _exceeds(window, arrival):
-        return _close(window, arrival.at_ms, FlushReason.MAX_BYTES, full=True), False
-    window = _stretch(window, arrival.at_ms)
-    window = replace(
-        window,
-        messages=window.messages + 1,
-        payload_bytes=window.payload_bytes + arrival.payload_bytes,
-        wire_bytes=window.wire_bytes + arrival.wire_bytes,
-    )
-    if window.messages >= window.policy.max_messages:
-        return _close(window, arrival.at_ms, FlushReason.MAX_MESSAGES, full=True), True
-    if window.payload_bytes >= window.policy.max_bytes or window.wire_bytes >= MAX_WIRE_BYTES:
-        return _close(window, arrival.at_ms, FlushReason.MAX_BYTES, full=True), True
-    if arrival.flush:
-        return _close(window, arrival.at_ms, FlushReason.REQUESTED), True
-    return window, True
+    if not _fits(window, arrival):
+        return _fill(window, arrival.at_ms, FlushReason.MAX_BYTES), False
+    window = _count(_stretch(window, arrival.at_ms), arrival)
+    return (flush(window, arrival.at_ms) if arrival.flush else window), True
 
 
-def replay(policy: WindowPolicy, arrivals: Iterable[Arrival]) -> Window | None:
-    """The first window of a row of messages: as if they arrived one by one and none was claimed."""
-    window = None
-    for arrival in arrivals:
-        window, joined = join(window or open_window(policy, arrival.at_ms), arrival)
+def ride(window: Window, arrival: Arrival) -> tuple[Window, bool]:
+    """As `join`, for a message that was in a batch before: it counts and moves nothing."""
+    if not _fits(window, arrival):
+        return _fill(window, window.first_ms, FlushReason.MAX_BYTES), False
+    return _count(window, replace(arrival, at_ms=window.first_ms)), True
+
+
+def replay(
+    policy: WindowPolicy,
+    arrivals: Sequence[Arrival],
+    *,
+    riders: int = 0,
+    now_ms: int = 0,
+) -> Window | None:
+    """The first window of a row of messages: as if they arrived one by one and none was claimed.
+
+    The first `riders` of the row were in a batch before. They count against the limits, but they
+    neither open the window nor move its end; if there is nothing else, it opens at `now_ms`.
+    """
+    if not arrivals:
+        return None
+    newer = arrivals[riders:]
+    window = open_window(policy, newer[0].at_ms if newer else now_ms)
+    for index, arrival in enumerate(arrivals):
+        window, joined = ride(window, arrival) if index < riders else join(window, arrival)
         if not joined:
             break
     return window
@@ -119,16 +125,37 @@ def _stretch(window: Window, at_ms: int) -> Window:
     return window if until <= window.due_ms else replace(window, due_ms=until, reason=reason)
 
 
-def _exceeds(window: Window, arrival: Arrival) -> bool:
-    return (
-        window.payload_bytes + arrival.payload_bytes > window.policy.max_bytes
-        or window.wire_bytes + arrival.wire_bytes > MAX_WIRE_BYTES
+def _fits(window: Window, arrival: Arrival) -> bool:
+    """Whether the window takes the message. An empty one takes a message of any size."""
+    if window.full:
+        return False
+    return not window.messages or (
+        window.payload_bytes + arrival.payload_bytes <= window.policy.max_bytes
+        and window.wire_bytes + arrival.wire_bytes <= MAX_WIRE_BYTES
     )
 
 
-def _close(window: Window, now_ms: int, reason: FlushReason, *, full: bool = False) -> Window:
+def _count(window: Window, arrival: Arrival) -> Window:
+    """The window with the message in it, closed if that makes it full."""
+    window = replace(
+        window,
+        messages=window.messages + 1,
+        payload_bytes=window.payload_bytes + arrival.payload_bytes,
+        wire_bytes=window.wire_bytes + arrival.wire_bytes,
+    )
+    if window.messages >= window.policy.max_messages:
+        return _fill(window, arrival.at_ms, FlushReason.MAX_MESSAGES)
+    if window.payload_bytes >= window.policy.max_bytes or window.wire_bytes >= MAX_WIRE_BYTES:
+        return _fill(window, arrival.at_ms, FlushReason.MAX_BYTES)
+    return window
+
+
+def _fill(window: Window, now_ms: int, reason: FlushReason) -> Window:
+    return replace(_close(window, now_ms, reason), full=True)
+
+
+def _close(window: Window, now_ms: int, reason: FlushReason) -> Window:
     """The window closed at `now_ms`; one that is over keeps its end and its reason."""
-    window = replace(window, full=window.full or full)
     if window.is_over(now_ms):
         return window
     return replace(window, due_ms=now_ms, reason=reason)

@@ -6,8 +6,9 @@ Times are the store's own; see `core.model` for units.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from tidegate_server.core.model import (
     AddOutcome,
@@ -146,8 +147,38 @@ class StoreInfo:
     warnings: tuple[str, ...] = field(default=())
 
 
+class NoticeKind(StrEnum):
+    """What one server tells the others that share the store."""
+
+    DUE = "due"
+    SETTLED = "settled"
+    EXTENDED = "extended"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A hint from one server to the others; it may get lost, and nothing depends on it.
+
+    `due`: the conversation may be claimed from `at_ms` on, and the sender has no subscriber for
+    it. `settled`: the batch needs no lease any more. `extended`: its lease ends at `at_ms`.
+    """
+
+    kind: NoticeKind
+    conversation: Conversation
+    batch_id: str = ""
+    at_ms: int = 0
+
+
 class Store(ABC):
     """The store of buffers, batches and dead letters."""
+
+    @abstractmethod
+    async def tell(self, notices: Sequence[Notice]) -> None:
+        """Tell the other servers. Best effort: never raises, and the sender does not hear it."""
+
+    @abstractmethod
+    def listen(self, handler: Callable[[Notice], None]) -> None:
+        """Have `handler` called in the event loop for each notice of another server."""
 
     @abstractmethod
     async def add(self, messages: Sequence[NewMessage]) -> list[Added]:
@@ -179,10 +210,12 @@ class Store(ABC):
     async def ack(self, batch_id: str, token: str, *, only_if_current: bool = False) -> Settled:
         """Settle a batch as processed.
 
+        With `only_if_current`, and newer messages waiting, the answer's state is REBUFFERED: the
+        batch is not settled as processed, and all of the messages are one buffer now.
+
         Raises:
             NotFound: No such batch, or forgotten.
             LeaseLost: Another claim or another settlement came first.
-            Superseded: `only_if_current`, and newer messages wait; all of them are one buffer now.
         """
 
     @abstractmethod

@@ -1,0 +1,197 @@
+"""What the scripts answer, as values."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+from tidegate_server.core.model import (
+    AddOutcome,
+    Batch,
+    BatchInfo,
+    BatchState,
+    BufferInfo,
+    BufferState,
+    Conversation,
+    DeliveryAttempt,
+    DeliveryChannel,
+    FlushReason,
+    StoredMessage,
+    WindowMode,
+    WindowPolicy,
+)
+from tidegate_server.store.base import Added, Settled
+from tidegate_server.store.codec import Corrupt, decode
+
+Meta = Mapping[bytes, bytes]
+
+
+@lru_cache(maxsize=1024)
+def policy_line(policy: WindowPolicy) -> bytes:
+    """A policy as the scripts read it."""
+    return b"%d %d %d %d %d %d" % (
+        policy.mode,
+        policy.delay_ms,
+        policy.grace_ms,
+        policy.max_wait_ms,
+        policy.max_messages,
+        policy.max_bytes,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _policy(words: tuple[bytes, ...]) -> WindowPolicy:
+    mode, *numbers = (int(word) for word in words)
+    return WindowPolicy(WindowMode(mode), *numbers)
+
+
+def buffer(window: bytes, rest: bytes, now_ms: int) -> BufferInfo | None:
+    """The buffer of its two lines, None for empty ones."""
+    if not window:
+        return None
+    words = window.split()
+    due_ms = int(words[7])
+    opened, last, count, size = rest.split()[:4]
+    return BufferInfo(
+        state=BufferState.DUE if now_ms >= due_ms else BufferState.OPEN,
+        message_count=int(count),
+        payload_bytes=int(size),
+        opened_at_ms=int(opened),
+        last_message_at_ms=int(last),
+        flush_at_ms=due_ms,
+        policy=_policy(tuple(words[:6])),
+    )
+
+
+def added(answer: Sequence[Any]) -> Added:
+    """The answer of ADD to one message."""
+    outcome, sequence, now_ms, created, window, rest, in_flight = answer
+    info = buffer(window, rest, now_ms)
+    return Added(
+        AddOutcome(outcome),
+        sequence,
+        now_ms,
+        buffer_created=created == 1,
+        buffer=info,
+        due_ms=info.flush_at_ms if info and not in_flight else None,
+        in_flight=in_flight.decode() or None,
+    )
+
+
+def settled(batch_id: str, conversation: Conversation, answer: Sequence[Any]) -> Settled:
+    """The answer of ACK, NACK and EXPIRE when they settled, or had settled before."""
+    now_ms, word, state, next_attempt, *due = answer
+    return Settled(
+        batch_id,
+        conversation,
+        BatchState(state),
+        word == b"ALREADY",
+        now_ms,
+        next_attempt_at_ms=optional(next_attempt),
+        due_ms=optional(due[0]) if due else None,
+    )
+
+
+def table(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    """A flat hash as a mapping."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def optional(value: bytes | int) -> int | None:
+    """A number, or None for the empty text."""
+    return None if value == b"" else int(value)
+
+
+def unsettled(
+    meta: Meta, conversation: Conversation, *, leased: bool, due_ms: int | None
+) -> BatchInfo | None:
+    """The batch in front of a conversation."""
+    if b"id" not in meta:
+        return None
+    return _info(
+        meta[b"id"].decode(),
+        conversation,
+        meta,
+        BatchState.DELIVERING if leased else BatchState.RETRY_SCHEDULED,
+        next_attempt_at_ms=None if leased else due_ms,
+    )
+
+
+def past(batch_id: str, conversation: Conversation, status: Meta) -> BatchInfo:
+    """A batch in a final state."""
+    return _info(
+        batch_id,
+        conversation,
+        status,
+        BatchState(int(status[b"state"])),
+        settled_at_ms=int(status[b"settled"]),
+        expires_at_ms=optional(status[b"expires"]),
+    )
+
+
+def _info(
+    batch_id: str, conversation: Conversation, fields: Meta, state: BatchState, **times: int | None
+) -> BatchInfo:
+    n, size, first, last, opened, due, sealed, why, rebuffers = map(int, fields[b"batch"].split())
+    return BatchInfo(
+        batch_id=batch_id,
+        conversation=conversation,
+        state=state,
+        message_count=n,
+        payload_bytes=size,
+        first_sequence=first,
+        last_sequence=last,
+        opened_at_ms=opened,
+        due_at_ms=due,
+        sealed_at_ms=sealed,
+        flush_reason=FlushReason(why),
+        attempt=int(fields[b"attempt"]),
+        last_error_reason=fields.get(b"reason", b"").decode(),
+        last_error_message=fields.get(b"error", b"").decode(),
+        rebuffer_count=rebuffers,
+        **times,
+    )
+
+
+def claimed(answer: Sequence[Any], conversation: Conversation) -> Batch:
+    """The batch of CLAIM's answer.
+
+    Raises:
+        Corrupt: An element of its list is no message.
+    """
+    _, _, flat, ends, elements = answer
+    meta = table(flat)
+    info = unsettled(meta, conversation, leased=True, due_ms=None)
+    if info is None:
+        raise ValueError("a claimed conversation has no batch")
+    return Batch(info, messages(elements), meta[b"token"].decode(), int(ends))
+
+
+def messages(elements: Sequence[bytes]) -> tuple[StoredMessage, ...]:
+    """The messages of a list's elements."""
+    return tuple(map(decode, elements))
+
+
+def readable(elements: Sequence[bytes]) -> tuple[StoredMessage, ...]:
+    """The messages of a list's elements, without those that are damaged."""
+    found: list[StoredMessage] = []
+    for element in elements:
+        with suppress(Corrupt):
+            found.append(decode(element))
+    return tuple(found)
+
+
+def attempt(element: bytes) -> DeliveryAttempt:
+    """One attempt of a list of attempts."""
+    fields = json.loads(element)
+    ended = fields.get("ended")
+    return DeliveryAttempt(
+        number=fields["number"],
+        channel=DeliveryChannel(fields["channel"]),
+        subscriber_id=fields["subscriber"],
+        started_at_ms=int(fields["started"]),
+        ended_at_ms=int(ended) if ended else None,
+        error_reason=fields.get("reason", ""),
+        error_message=fields.get("message", ""),
+    )

@@ -1,0 +1,42 @@
+"""How a message lies in the store: a line of text that scripts can read, then the opaque body.
+
+    <sequence> <received at, ms> <payload bytes> <flush 0|1> <message id> NEWLINE <body>
+
+A message id has no control characters, so the first newline ends the line.
+"""
+
+from tidegate_server.core.model import StoredMessage
+
+
+class Corrupt(ValueError):
+    """A stored element that is no message."""
+
+
+def encode(message: StoredMessage) -> bytes:
+    """The element of the list."""
+    return b"%d %d %d %d %b\n%b" % (
+        message.sequence,
+        message.received_at_ms,
+        message.payload_bytes,
+        message.flush,
+        message.id.encode(),
+        message.body,
+    )
+
+
+def decode(element: bytes) -> StoredMessage:
+    """The message of an element.
+
+    Raises:
+        Corrupt: The element is no message.
+    """
+    line, newline, body = element.partition(b"\n")
+    try:
+        sequence, at_ms, size, flush, message_id = line.split(b" ", 4)
+        if not newline:
+            raise Corrupt("a stored element has no first line")
+        return StoredMessage(
+            int(sequence), int(at_ms), int(size), flush == b"1", message_id.decode(), body
+        )
+    except ValueError as error:
+        raise Corrupt(f"a stored element's first line is damaged: {error}") from None

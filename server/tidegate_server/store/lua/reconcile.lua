@@ -1,0 +1,68 @@
+-- RECONCILE: repairs what cannot happen, in one conversation.
+--
+-- A conversation with messages is in exactly one of the indexes, an unsettled batch can be found
+-- by its id, and no time is further ahead than its policy allows (a clock that jumped). Messages
+-- whose window is lost get one of the policy given. Writes nothing where all is well.
+--
+-- KEYS  the conversation's (see _prelude)
+-- ARGV  1 clock  2 cid  3 instance  4 policy for a lost window  5 longest lease or retry ms
+-- Returns the number of repairs
+-- Cost  O(1), for a lost window O(messages of a batch)
+local keys, now = conversation_keys(), clock(ARGV[1])
+local cid, instance, farthest = ARGV[2], ARGV[3], now + tonumber(ARGV[5])
+local repairs = 0
+local meta, length = read(keys.meta), redis.call('LLEN', keys.row)
+local lease, due = redis.call('ZSCORE', keys.lease, cid), redis.call('ZSCORE', keys.due, cid)
+
+local function place(index, at)
+  redis.call('ZREM', keys.lease, cid)
+  redis.call('ZREM', keys.due, cid)
+  if at then redis.call('ZADD', index, at, cid) end
+  repairs = repairs + 1
+end
+
+local sealed = meta.id and unpack_line(BATCH, meta.batch).n or 0
+if length == 0 then
+  if next(meta) or lease or due then
+    place(keys.due, nil)
+    redis.call('DEL', keys.meta)
+    if meta.id then redis.call('HDEL', keys.idx, meta.id) end
+  end
+elseif meta.id then
+  if lease and tonumber(lease) > farthest then place(keys.lease, farthest)
+  elseif lease and due then place(keys.lease, lease)
+  elseif due and tonumber(due) > farthest then place(keys.due, farthest)
+  elseif not lease and not due then place(keys.due, now) end
+  if redis.call('HGET', keys.idx, meta.id) ~= cid then
+    redis.call('HSET', keys.idx, meta.id, cid)
+    repairs = repairs + 1
+  end
+end
+if length > sealed then
+  local window = meta.window and unpack_line(WINDOW, meta.window)
+  local far = window and now + math.max(window.delay + window.grace, window.max_wait)
+  if not window or not meta.buffer then
+    local _, opened = header(redis.call('LINDEX', keys.row, sealed), now)
+    local _, last = header(redis.call('LINDEX', keys.row, -1), now)
+    window = replay(ARGV[4], keys.row, sealed, 0, now)
+    local buffer = {opened = opened, last = last, count = length - sealed, bytes = 0,
+                    riders = 0, rebuffers = 0, flushed = 0}
+    for i = sealed, length - 1 do
+      local _, _, payload = header(redis.call('LINDEX', keys.row, i), now)
+      buffer.bytes = buffer.bytes + payload
+    end
+    redis.call('ZREM', keys.due, '')
+    redis.call('HSET', keys.meta, 'buffer', pack_line(BUFFER, buffer))
+    repairs = repairs + 1
+  elseif window.due > far then
+    window.due = far
+    redis.call('ZREM', keys.due, '')
+    repairs = repairs + 1
+  end
+  if repairs > 0 then redis.call('HSET', keys.meta, 'window', pack_line(WINDOW, window)) end
+  if not meta.id and (lease or not due or tonumber(due) ~= window.due) then
+    place(keys.due, window.due)
+  end
+end
+if repairs > 0 then reindex(keys.inst, keys.due, instance) end
+return repairs
