@@ -37,6 +37,7 @@ from tidegate_server.store.base import (
     Status,
     Store,
 )
+from tidegate_server.store.keys import cid_of
 from tidegate_server.store.reference import Chat, Head, Seen, Verdict, World, stored
 
 
@@ -88,9 +89,15 @@ class MemoryStore(Store):
 
     async def add(self, messages: Sequence[NewMessage]) -> list[Added]:
         """As the base says."""
-        return [self._add(message) for message in messages]
+        first = self._world.sequence + 1
+        self._world.sequence += len(messages)
+        added: list[Added] = []
+        for message in messages:
+            added.append(self._add(message, first))
+            first += added[-1].outcome is AddOutcome.BUFFERED
+        return added
 
-    def _add(self, message: NewMessage) -> Added:
+    def _add(self, message: NewMessage, sequence: int) -> Added:
         now = self._clock()
         chat = self._world.chat(message.conversation)
         seen = chat.seen.get(message.id)
@@ -102,15 +109,14 @@ class MemoryStore(Store):
                 seen.sequence,
                 now,
                 buffer=self._buffer(chat, now) if waits else None,
-                due_ms=chat.opens_ms,
+                due_ms=chat.opens_ms if waits else None,
                 in_flight=chat.batch_id,
             )
-        self._world.sequence += 1
-        chat.seen[message.id] = Seen(self._world.sequence, now)
-        created = chat.take(stored(message, self._world.sequence, now), message.policy, now)
+        chat.seen[message.id] = Seen(sequence, now)
+        created = chat.take(stored(message, sequence, now), message.policy, now)
         return Added(
             AddOutcome.BUFFERED,
-            self._world.sequence,
+            sequence,
             now,
             buffer_created=created,
             buffer=self._buffer(chat, now),
@@ -229,7 +235,7 @@ class MemoryStore(Store):
                 dues[instance] = min(due, dues.get(instance, due))
             if chat.head and chat.head.lease_ms is not None:
                 leases.append((chat.head.lease_ms, chat.conversation))
-        leases.sort(key=lambda lease: lease[0])
+        leases.sort(key=lambda lease: (lease[0], cid_of(lease[1])))
         ready = sorted((due, instance) for instance, due in dues.items() if due <= now)
         later = [due for due in dues.values() if due > now]
         later += [end for end, _ in leases if end > now]
@@ -247,7 +253,7 @@ class MemoryStore(Store):
             for chat in self._world.chats.values()
             if chat.conversation.instance == instance and chat.claimable_ms is not None
         ]
-        return sorted(found, key=lambda due: due.due_ms)[:limit]
+        return sorted(found, key=lambda due: (due.due_ms, cid_of(due.conversation)))[:limit]
 
     async def stats(self, instance: str | None = None) -> Stats:
         """As the base says."""

@@ -1,0 +1,60 @@
+"""The standard health service, grpc.health.v1.
+
+The library's own cannot end its `Watch` streams, and then a stop waits the whole grace for them.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from tidegate_server.api.rpc import Call
+from tidegate_server.errors import NotFound
+
+
+class Health:
+    """Says of each of `services`, and of "" for the whole server, whether it serves."""
+
+    def __init__(self, services: Iterable[str]):
+        self._services = frozenset(services) | {""}
+        self._serving = False
+        self._closed = False
+        self._changed = asyncio.Event()
+
+    def set_serving(self, serving: bool) -> None:
+        """Say from now on that the server serves, or does not."""
+        self._serving = serving
+        self._tell()
+
+    def close(self) -> None:
+        """End every `Watch`, the last word being that the server does not serve."""
+        self._closed = True
+        self.set_serving(False)
+
+    async def check(self, request: HealthCheckRequest, call: Call) -> HealthCheckResponse:
+        """The health of one service now."""
+        if request.service not in self._services:
+            raise NotFound("service", "of that name")
+        return HealthCheckResponse(status=self._status(request.service))
+
+    async def watch(self, request: HealthCheckRequest, call: Call) -> None:
+        """The health of one service now and whenever it changes."""
+        told = None
+        while True:
+            changed, status = self._changed, self._status(request.service)
+            if status != told:
+                await call.write(HealthCheckResponse(status=status))
+                told = status
+            elif self._closed:
+                return
+            else:
+                await changed.wait()
+
+    def _status(self, service: str) -> HealthCheckResponse.ServingStatus:
+        if service not in self._services:
+            return HealthCheckResponse.SERVICE_UNKNOWN
+        return HealthCheckResponse.SERVING if self._serving else HealthCheckResponse.NOT_SERVING
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,206 @@
+"""How a service of the contract meets gRPC.
+
+A service is a plain class with one method per RPC, named in snake case, that takes the request and
+the `Call`. `register` finds them by the contract's own description; an RPC without a method is
+answered UNIMPLEMENTED. What a method raises becomes a status here, in one place.
+"""
+
+import asyncio
+import re
+import traceback
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, Never, TypeVar, cast
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from tidegate_server.api.status import DETAILS_KEY, Unimplemented, code_of, rich_status
+from tidegate_server.errors import InvalidField, StoreUnavailable, TidegateError
+from tidegate_server.logs import get_logger
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = Callable[[Any, "Call"], Awaitable[Any]]
+Answer = TypeVar("Answer")
+Request = TypeVar("Request")
+
+REQUEST_ID = "x-request-id"
+LEAST_MARGIN_S = 0.02
+
+_fits_request_id = re.compile(r"[\x21-\x7e]{1,128}").fullmatch
+_log = get_logger("api")
+
+
+class Call:
+    """One RPC under way: its metadata, its deadline, and the way back to the client."""
+
+    __slots__ = ("_context", "metadata", "method")
+
+    def __init__(self, context: Context, method: str):
+        self._context = context
+        self.method = method
+        pairs = cast("Iterable[tuple[str, str | bytes]]", context.invocation_metadata() or ())
+        self.metadata = dict(pairs)
+
+    @property
+    def request_id(self) -> str:
+        """The client's `x-request-id`; empty if there is none that may be echoed."""
+        given = self.metadata.get(REQUEST_ID)
+        return given if isinstance(given, str) and _fits_request_id(given) else ""
+
+    def time_left(self) -> float | None:
+        """Seconds until an answer must be under way, a margin kept. None: there is no deadline."""
+        left = cast("float | None", self._context.time_remaining())
+        return None if left is None else left - max(LEAST_MARGIN_S, left / 10)
+
+    async def in_time(self, work: Awaitable[Answer]) -> Answer:
+        """What `work` gives, waited for no longer than the call's deadline allows.
+
+        Raises:
+            StoreUnavailable: The time is up; what was asked of the store may have happened.
+        """
+        left = self.time_left()
+        if left is None:
+            return await work
+        limit = asyncio.timeout(left)
+        try:
+            async with limit:
+                return await work
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise StoreUnavailable(
+                "the store did not answer within the call's deadline; the request may have had "
+                "its effect, and repeating it is safe",
+                maybe_done=True,
+            ) from None
+
+    async def echo_request_id(self) -> None:
+        """Send the client's `x-request-id` back, if it gave one."""
+        if request_id := self.request_id:
+            await self._context.send_initial_metadata(((REQUEST_ID, request_id),))
+
+    async def write(self, response: Message) -> None:
+        """Send one response of a stream, when the client has room for it."""
+        await self._context.write(response)
+
+    async def fail(self, error: Exception) -> Never:
+        """End the call with the status of `error`."""
+        if isinstance(error, TidegateError):
+            status = rich_status(error).SerializeToString()
+            await self._context.abort(code_of(error), str(error), ((DETAILS_KEY, status),))
+        await self._context.abort(grpc.StatusCode.INTERNAL, self._report(error))
+
+    def _report(self, error: Exception) -> str:
+        """Log an error that nobody foresaw. Its text stays out: it might quote a payload."""
+        request_id = self.request_id or uuid.uuid4().hex
+        where = "".join(traceback.format_tb(error.__traceback__))
+        _log.error(
+            "a call failed for a reason that nobody foresaw",
+            method=self.method,
+            request_id=request_id,
+            error=type(error).__name__,
+            where=where,
+        )
+        return f"internal error; the server's log has it under request id {request_id}"
+
+
+def register(server: grpc.aio.Server, service: ServiceDescriptor, implementation: object) -> None:
+    """Have `implementation` answer the RPCs of `service`."""
+    handlers = {method.name: _handler(method, implementation) for method in service.methods}
+    generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
+    server.add_generic_rpc_handlers((generic,))
+
+
+async def until(stopped: asyncio.Event, requests: AsyncIterator[Request]) -> AsyncIterator[Request]:
+    """The requests of a stream, until there are no more or `stopped` is set."""
+    stop = asyncio.ensure_future(stopped.wait())
+    pending = {stop}
+    try:
+        while True:
+            request = asyncio.ensure_future(anext(requests, None))
+            pending = {stop, request}
+            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if stop.done() or (found := request.result()) is None:
+                return
+            yield found
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _handler(method: MethodDescriptor, implementation: object) -> "grpc.RpcMethodHandler[Any, Any]":
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
+    handler: Handler | None = getattr(implementation, name, None)
+    if handler is None:
+        return _SHAPES[method.client_streaming, method.server_streaming](_unimplemented(method))
+    if method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(_stream(method, handler), None, _serialize)
+    return grpc.unary_unary_rpc_method_handler(_unary(method, handler), None, _serialize)
+
+
+def _unary(method: MethodDescriptor, handler: Handler) -> Callable[..., Awaitable[Message]]:
+    parse, name = _parser(method), method.full_name
+
+    async def answer(raw: bytes, context: Context) -> Message:
+        call = Call(context, name)
+        try:
+            if REQUEST_ID in call.metadata:
+                await call.echo_request_id()
+            return await handler(parse(raw), call)
+        except Exception as error:
+            await call.fail(error)
+
+    return answer
+
+
+def _stream(method: MethodDescriptor, handler: Handler) -> Callable[..., Awaitable[None]]:
+    # A coroutine that writes, and no generator: its `finally` runs when the call is cancelled,
+    # not when the garbage collector finds the generator.
+    parse, name = _parser(method), method.full_name
+
+    async def answer(raw: bytes, context: Context) -> None:
+        call = Call(context, name)
+        try:
+            await call.echo_request_id()
+            await handler(parse(raw), call)
+        except Exception as error:
+            await call.fail(error)
+
+    return answer
+
+
+def _unimplemented(method: MethodDescriptor) -> Callable[..., Awaitable[None]]:
+    error = Unimplemented(f"{method.name} is not implemented by this version of the server")
+
+    async def answer(request: object, context: Context) -> None:
+        await Call(context, method.full_name).fail(error)
+
+    return answer
+
+
+def _parser(method: MethodDescriptor) -> Callable[[bytes], Message]:
+    parse, name = GetMessageClass(method.input_type).FromString, method.input_type.name
+
+    def checked(raw: bytes) -> Message:
+        try:
+            return parse(raw)
+        except DecodeError:
+            raise InvalidField("request", f"is not a {name} in protobuf's encoding") from None
+
+    return checked
+
+
+def _serialize(response: Message) -> bytes:
+    return response.SerializeToString()
+
+
+_SHAPES = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}

@@ -1,0 +1,51 @@
+"""What time it is at the store, as far as its answers show."""
+
+import math
+import time
+from collections.abc import Callable
+
+_WINDOW_MS = 5_000
+
+
+class StoreClock:
+    """A cautious estimate of the store's clock: never ahead of it, and seldom far behind.
+
+    Each answer names a moment before it arrived, so the clocks differ by at least its time less
+    ours. The quickest answer of the last seconds says most; slow ones say less and change nothing.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic):
+        self._monotonic = monotonic
+        self._newest: float | None = None
+        self._older = -math.inf
+        self._since = 0.0
+
+    def local_ms(self) -> float:
+        """The clock of this process, to be taken before a call and given to `observe` after it."""
+        return self._monotonic() * 1_000
+
+    def observe(self, at_ms: int, sent_ms: float) -> None:
+        """Learn from an answer: the store said `at_ms` to a call that began at `sent_ms`."""
+        now = self.local_ms()
+        least, most = at_ms - now, at_ms + 1 - sent_ms
+        if self._newest is None or self._offset > most:
+            # The first answer, or the store's clock was set back.
+            self._newest, self._older, self._since = least, -math.inf, now
+        elif now - self._since > _WINDOW_MS:
+            self._newest, self._older, self._since = least, self._newest, now
+        elif least > self._newest:
+            self._newest = least
+
+    def now_ms(self) -> int:
+        """The store's time, or a little less."""
+        return math.floor(self.local_ms() + self._offset)
+
+    def wait_s(self, until_ms: int) -> float:
+        """Seconds until the store's clock has surely reached `until_ms`, in whole milliseconds."""
+        return max(0, math.ceil(until_ms - self.local_ms() - self._offset)) / 1_000
+
+    @property
+    def _offset(self) -> float:
+        if self._newest is None:
+            return (time.time() - self._monotonic()) * 1_000
+        return max(self._newest, self._older)

@@ -1,0 +1,63 @@
+"""Whether the store answers, said once when that changes."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from tidegate_server.errors import StoreUnavailable
+from tidegate_server.logs import get_logger
+
+_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.0)
+_CALM_S = 5.0
+
+log = get_logger("tidegate.engine")
+
+
+class Outage:
+    """One view of the store for the whole engine: while it is away, one part tries and all wait.
+
+    `on_change` is called when the store goes away and when it is back.
+    """
+
+    def __init__(self) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+        self._here = asyncio.Event()
+        self._here.set()
+        self._tries = 0
+        self._changed_at = 0.0
+
+    @property
+    def away(self) -> bool:
+        """Whether the newest word is that the store does not answer."""
+        return not self._here.is_set()
+
+    def lost(self, error: StoreUnavailable) -> None:
+        """A call failed."""
+        if self.away:
+            return
+        if time.monotonic() - self._changed_at > _CALM_S:
+            self._tries = 0
+        self._here.clear()
+        log.warning("store away", error=str(error))
+        self._change()
+
+    def back(self) -> None:
+        """A call was answered."""
+        if self.away:
+            self._here.set()
+            log.info("store back", away_s=round(time.monotonic() - self._changed_at, 1))
+            self._change()
+
+    def pause_s(self) -> float:
+        """How long to wait before the next try: longer each time, and while it comes and goes."""
+        pause = _PAUSES_S[min(self._tries, len(_PAUSES_S) - 1)]
+        self._tries += 1
+        return pause
+
+    async def over(self) -> None:
+        """Wait until the store is back."""
+        await self._here.wait()
+
+    def _change(self) -> None:
+        self._changed_at = time.monotonic()
+        self.on_change()

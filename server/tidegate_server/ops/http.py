@@ -1,0 +1,125 @@
+"""Health, readiness and metrics over HTTP, for probes and scrapers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiohttp import web
+
+from tidegate_server.config import Address
+from tidegate_server.config.addresses import parse_address
+from tidegate_server.errors import StartupError, TidegateError
+from tidegate_server.logs import get_logger
+from tidegate_server.metrics import Metrics
+from tidegate_server.ops.exposition import exposition
+from tidegate_server.store.base import Stats
+
+SCRAPE_TIMEOUT_SECONDS = 2.0
+
+_INDEX = """Tidegate
+
+/healthz  200 while the process lives
+/readyz   200 if it can take messages, else 503 and why not
+/metrics  for Prometheus
+"""
+
+_log = get_logger("tidegate.ops")
+
+
+class OpsServer:
+    """Serves `/healthz`, `/readyz` and `/metrics`.
+
+    `ready` says in one sentence why the server cannot take messages, or None if it can. `gauges`
+    asks the store; a scrape calls it once, and does without it if it fails or takes 2 s.
+    """
+
+    def __init__(
+        self,
+        listen: Sequence[Address] | str,
+        *,
+        metrics: Metrics,
+        ready: Callable[[], str | None],
+        gauges: Callable[[], Awaitable[Stats]],
+    ):
+        self._listen = [parse_address(listen)] if isinstance(listen, str) else list(listen)
+        self._metrics = metrics
+        self._ready = ready
+        self._gauges = gauges
+        self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=1.0)
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            StartupError: An address cannot be listened on; then none is.
+        """
+        await self._runner.setup()
+        for address in self._listen:
+            try:
+                await web.TCPSite(self._runner, address.host, address.port).start()
+            except OSError as error:
+                await self._runner.cleanup()
+                raise StartupError(
+                    f"TIDEGATE_HTTP_LISTEN names {address}, which cannot be listened on"
+                    f" ({_reason(error)}); stop what uses it or choose another address"
+                ) from None
+
+    async def stop(self) -> None:
+        """Stop listening, and finish what is under way within a second."""
+        await self._runner.cleanup()
+
+    @property
+    def port(self) -> int:
+        """The port of the first address; 0 before `start`."""
+        addresses = self._runner.addresses
+        return addresses[0][1] if addresses else 0
+
+    def _app(self) -> web.Application:
+        app = web.Application(middlewares=[_in_plain_words])
+        app.router.add_get("/", self._get_index)
+        app.router.add_get("/healthz", self._get_health)
+        app.router.add_get("/readyz", self._get_readiness)
+        app.router.add_get("/metrics", self._get_metrics)
+        return app
+
+    async def _get_index(self, request: web.Request) -> web.Response:
+        return web.Response(text=_INDEX)
+
+    async def _get_health(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def _get_readiness(self, request: web.Request) -> web.Response:
+        reason = self._ready()
+        return web.Response(text=reason or "ready", status=503 if reason else 200)
+
+    async def _get_metrics(self, request: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(SCRAPE_TIMEOUT_SECONDS):
+                stats = await self._gauges()
+        except (TidegateError, TimeoutError, OSError):
+            stats = None
+        body = exposition(self._metrics, stats)
+        content_type = "text/plain; version=0.0.4; charset=utf-8"
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+@web.middleware
+async def _in_plain_words(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPMethodNotAllowed as error:
+        text = "Only GET is answered here."
+        return web.Response(text=text, status=405, headers={"Allow": error.headers["Allow"]})
+    except web.HTTPNotFound:
+        return web.Response(text="Nothing is here; GET / says what there is.", status=404)
+    except web.HTTPException:
+        raise
+    except Exception:
+        _log.exception("request failed", path=request.rel_url.path)
+        return web.Response(text="This failed; the server's log says why.", status=500)
+
+
+def _reason(error: OSError) -> str:
+    """The end of asyncio's "error while attempting to bind on address ...: address in use"."""
+    return (error.strerror or str(error)).rpartition(": ")[2]

