@@ -1,0 +1,216 @@
+"""Builds the server's parts, starts them in order and stops them in the reverse one."""
+
+import asyncio
+import secrets
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from importlib.metadata import version
+
+from tidegate_server.api.admin import ServerFacts
+from tidegate_server.api.server import ApiServer, ApiSettings
+from tidegate_server.config import Settings
+from tidegate_server.engine.engine import Engine
+from tidegate_server.errors import StoreUnavailable
+from tidegate_server.logs import get_logger
+from tidegate_server.metrics import Metrics
+from tidegate_server.store.base import StoreInfo
+from tidegate_server.store.connect import Address, prepare
+from tidegate_server.store.embedded import EmbeddedStore
+from tidegate_server.store.redis import RedisStore
+
+_log = get_logger("tidegate")
+
+
+class App:
+    """One server. `run` serves until it is told to stop by SIGTERM, SIGINT or `stop`."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._metrics = Metrics()
+        self._stopping = asyncio.Event()
+        self._store: RedisStore | None = None
+        self._engine: Engine | None = None
+        self.addresses: list[str] = []
+        self.http_port = 0
+
+    def stop(self) -> None:
+        """Drain and end."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Start, serve, drain, end.
+
+        Raises:
+            StartupError: It cannot start; the text says what to change.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        async with AsyncExitStack() as stack:
+            starting = asyncio.create_task(self._start(stack))
+            stopping = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+                await asyncio.wait({starting})
+            if not starting.cancelled():
+                starting.result()
+            await stopping
+            _log.info("stopping")
+        _log.info("stopped")
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        address = await self._store_address(stack)
+        info = await prepare(
+            address,
+            prefix=settings.store_prefix,
+            wanted=settings.durability,
+            wait=settings.store_wait.total_seconds(),
+        )
+        for warning in info.warnings:
+            _log.warning(warning)
+        self._store = store = await stack.enter_async_context(self._running_store(address))
+        self._engine = engine = Engine(
+            store,
+            metrics=self._metrics,
+            lease_ms=_ms(settings.lease),
+            max_subscribers=settings.max_subscribers,
+        )
+        api = await stack.enter_async_context(self._running_api(engine, info))
+        self.addresses = api.addresses
+        if settings.http_listen:
+            self.http_port = await self._start_ops(stack)
+        api.set_serving(True)
+        _log.info(
+            "serving",
+            version=version("tidegate"),
+            listen=", ".join(self.addresses),
+            http=self.http_port or "off",
+            store=_shown(info),
+            durability=info.durability,
+        )
+
+    async def _store_address(self, stack: AsyncExitStack) -> Address:
+        """The store's address; without one in the settings, that of a store of our own."""
+        settings, timeout = self._settings, self._settings.store_timeout.total_seconds()
+        if settings.store_url is None:
+            embedded = EmbeddedStore(settings.data_dir)
+            await embedded.start()
+            stack.push_async_callback(embedded.stop)
+            return Address(embedded.url, timeout=timeout, embedded=True)
+        password = settings.store_password
+        return Address(
+            settings.store_url,
+            username=settings.store_username,
+            password=password.get_secret_value() if password else None,
+            ca_file=str(settings.store_ca_file) if settings.store_ca_file else None,
+            timeout=timeout,
+        )
+
+    @asynccontextmanager
+    async def _running_store(self, address: Address) -> AsyncGenerator[RedisStore]:
+        settings = self._settings
+        store = RedisStore(
+            address.connector(),
+            counters=self._metrics,
+            prefix=settings.store_prefix,
+            timeout=address.timeout,
+            retry=settings.retry_policy,
+            default_policy=settings.policy(""),
+            deduplication_ms=_ms(settings.deduplication),
+            retain_status_ms=_ms(settings.retain_status),
+            retain_processed_ms=_ms(settings.retain_processed),
+        )
+        store.start()
+        try:
+            yield store
+        finally:
+            await store.stop()
+
+    @asynccontextmanager
+    async def _running_api(self, engine: Engine, info: StoreInfo) -> AsyncGenerator[ApiServer]:
+        """Engine and gRPC server. At the end streams close first, then calls, then timers."""
+        settings = self._settings
+        api = ApiServer(
+            engine,
+            listen=[str(address) for address in settings.listen],
+            facts=self._facts(engine, info),
+            metrics=self._metrics,
+            policy=settings.policy,
+            fallback=settings.fallback,
+            max_delay_ms=lambda instance: _ms(settings.max_delay(instance)),
+            settings=ApiSettings(_ms(settings.lease), _ms(settings.heartbeat)),
+        )
+        await engine.start()
+        try:
+            await api.start()
+            yield api
+        finally:
+            grace = settings.drain_timeout.total_seconds()
+            api.set_serving(False)
+            await engine.drain(grace)
+            await api.stop(grace)
+            await engine.stop()
+
+    async def _start_ops(self, stack: AsyncExitStack) -> int:
+        # Brings aiohttp and prometheus-client, which a server without HTTP does without.
+        from tidegate_server.ops.http import OpsServer
+
+        store = self._store
+        if store is None:
+            raise StoreUnavailable("the store is not there yet")
+        ops = OpsServer(
+            self._settings.http_listen,
+            metrics=self._metrics,
+            ready=self._not_ready,
+            gauges=store.stats,
+        )
+        await ops.start()
+        stack.push_async_callback(ops.stop)
+        return ops.port
+
+    def _not_ready(self) -> str | None:
+        if self._stopping.is_set():
+            return "the server is shutting down"
+        if self._store is None or self._store.away:
+            return "the store cannot be reached"
+        return None
+
+    def _facts(self, engine: Engine, info: StoreInfo) -> ServerFacts:
+        settings = self._settings
+        return ServerFacts(
+            version=version("tidegate"),
+            replica_id=secrets.token_hex(4),
+            started_at_ms=engine.clock.now_ms(),
+            default_policy=settings.policy(""),
+            max_message_bytes=settings.max_message_bytes,
+            max_attempts=settings.retry_policy.max_attempts,
+            durability=info.durability,
+            store=_shown(info),
+            capabilities=("policy-override",),
+        )
+
+
+def run(settings: Settings) -> None:
+    """Serve in this process until it is told to stop. Raises as `App.run`."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(_serve(settings))
+    else:
+        uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    await App(settings).run()
+
+
+def _shown(info: StoreInfo) -> str:
+    return f"{info.product} {info.version}" + (", embedded" if info.embedded else "")
+
+
+def _ms(duration: timedelta) -> int:
+    return round(duration.total_seconds() * 1000)
