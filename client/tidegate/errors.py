@@ -163,6 +163,8 @@ _BY_CODE: dict[grpc.StatusCode, type[TidegateError]] = {
         DeadlineExceeded,
     )
 }
+# Not the caller's own cancellation: a server that stops cancels what it has not begun with.
+_BY_CODE[grpc.StatusCode.CANCELLED] = Unavailable
 
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> TidegateError:
@@ -197,6 +199,8 @@ def _sentence(code: grpc.StatusCode, text: str, reason: str, target: str) -> str
     match code:
         case grpc.StatusCode.UNAVAILABLE:
             return f"no Tidegate server answers at {target}: {text}"
+        case grpc.StatusCode.CANCELLED:
+            return f"the server at {target} stopped before it began with the call"
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return f"the server at {target} did not answer in time"
         case grpc.StatusCode.UNIMPLEMENTED:

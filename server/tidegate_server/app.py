@@ -18,7 +18,7 @@ from tidegate_server.metrics import Metrics
 from tidegate_server.store.base import StoreInfo
 from tidegate_server.store.connect import Address, prepare
 from tidegate_server.store.embedded import EmbeddedStore
-from tidegate_server.store.redis import RedisStore
+from tidegate_server.store.redis import RedisStore, Rules
 
 _log = get_logger("tidegate")
 
@@ -118,11 +118,13 @@ class App:
             counters=self._metrics,
             prefix=settings.store_prefix,
             timeout=address.timeout,
-            retry=settings.retry_policy,
-            default_policy=settings.policy(""),
-            deduplication_ms=_ms(settings.deduplication),
-            retain_status_ms=_ms(settings.retain_status),
-            retain_processed_ms=_ms(settings.retain_processed),
+            rules=Rules(
+                retry=settings.retry_policy,
+                default_policy=settings.policy(""),
+                deduplication_ms=_ms(settings.deduplication),
+                retain_status_ms=_ms(settings.retain_status),
+                retain_processed_ms=_ms(settings.retain_processed),
+            ),
         )
         store.start()
         try:

@@ -20,7 +20,7 @@ from tidegate_server.metrics import Metrics
 from tidegate_server.sinks.stream import Subscriber
 from tidegate_server.store.base import Claimed, Due, Horizon, Notice, Settled
 from tidegate_server.store.memory import MemoryStore
-from tidegate_server.store.reference import World
+from tidegate_server.store.memory.state import World
 
 SOON = WindowPolicy(delay_ms=30, grace_ms=0)
 NOW = WindowPolicy(delay_ms=0, grace_ms=0)
@@ -49,8 +49,8 @@ async def taken(subscriber: Subscriber) -> Batch:
 class WatchedStore(MemoryStore):
     """Counts what it is asked, and is away or slow when a test says so."""
 
-    def __init__(self, world: World, retry: RetryPolicy | None = None):
-        super().__init__(world=world, retry=retry)
+    def __init__(self, world: World):
+        super().__init__(world)
         self.asked = Counter[str]()
         self.told: list[Notice] = []
         self.tokens: list[str] = []
@@ -118,8 +118,8 @@ class WatchedStore(MemoryStore):
 class Server:
     """One server of a test: its engine, its metrics and its view of the store."""
 
-    def __init__(self, world: World, *, sweep_ms: int, retry: RetryPolicy | None):
-        self.store = WatchedStore(world, retry)
+    def __init__(self, world: World, *, sweep_ms: int):
+        self.store = WatchedStore(world)
         self.metrics = Metrics()
         self.engine = Engine(self.store, metrics=self.metrics, sweep_ms=sweep_ms)
 
@@ -144,8 +144,8 @@ class Server:
 @asynccontextmanager
 async def servers(count: int = 1, *, sweep_ms: int = 60_000, retry: RetryPolicy | None = None):
     """Servers that have begun; they sweep at the start, and then as seldom as the test wants."""
-    world = World()
-    running = [Server(world, sweep_ms=sweep_ms, retry=retry) for _ in range(count)]
+    world = World(retry=retry or RetryPolicy())
+    running = [Server(world, sweep_ms=sweep_ms) for _ in range(count)]
     for server in running:
         await server.engine.start()
     await until(lambda: all(server.store.asked["horizon"] for server in running))

@@ -5,7 +5,7 @@ from tidegate_server.engine.clock import StoreClock
 from tidegate_server.engine.outage import Outage
 from tidegate_server.engine.recoverer import Recoverer
 from tidegate_server.metrics import Metrics
-from tidegate_server.store.reference import World
+from tidegate_server.store.memory.state import World
 
 
 class DamagedStore(WatchedStore):

@@ -2,10 +2,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from tests.support.stores import StoreProcess, binaries
 from tidegate_server.errors import StartupError
 from tidegate_server.store.check import Durability, Facts, inspect, judge
+from tidegate_server.store.embedded import EmbeddedStore
 
 VALKEY = Facts(product="Valkey", version="9.1.2")
 REDIS = Facts(product="Redis", version="6.2.5")
@@ -71,6 +73,8 @@ def test_what_is_doubtful_is_taken_with_a_warning(facts: Facts, says: str):
         (replace(VALKEY, appendonly=False), "memory"),
         (replace(VALKEY, appendonly=False, appendfsync="always"), "memory"),
         (replace(VALKEY, appendfsync="no"), "memory"),
+        (replace(VALKEY, appendfsync="no", embedded=True), "everysec"),
+        (replace(VALKEY, appendonly=False, appendfsync="no", embedded=True), "memory"),
         (replace(VALKEY, appendfsync=None), "memory"),
         (replace(VALKEY, appendfsync="everysec"), "everysec"),
         (replace(VALKEY, appendfsync="always", no_appendfsync_on_rewrite=True), "everysec"),
@@ -93,6 +97,11 @@ def test_the_durability_is_what_the_settings_hold(facts: Facts, level: str):
             "`no-appendfsync-on-rewrite no`",
         ),
         (replace(VALKEY, appendfsync=None), "everysec", r"allow it `\+config\|get`"),
+        (
+            replace(VALKEY, appendfsync="no", embedded=True),
+            "fsync",
+            "embedded store has everysec: set TIDEGATE_STORE_URL to .* `appendfsync always`",
+        ),
     ],
 )
 def test_a_store_below_the_wanted_level_is_refused(facts: Facts, wanted: Durability, says: str):
@@ -122,9 +131,21 @@ async def test_a_store_without_a_file_holds_memory(name: str, binary: Path):
 async def test_the_level_follows_appendfsync(name: str, binary: Path, appendfsync: str, level: str):
     store = StoreProcess(binary, appendonly="yes", appendfsync=appendfsync)
     async with store, store.client() as client:
-        info = await inspect(client, embedded=True)
+        info = await inspect(client)
     assert info.durability == level
+
+
+async def test_the_embedded_store_holds_everysec_without_a_warning(tmp_path: Path):
+    store = EmbeddedStore(tmp_path)
+    await store.start()
+    try:
+        async with Redis.from_url(store.url) as client:
+            info = await inspect(client, wanted="everysec", embedded=True)
+    finally:
+        await store.stop()
+    assert info.durability == "everysec"
     assert info.embedded
+    assert not info.warnings
 
 
 @each_store

@@ -1,5 +1,6 @@
 """Looks at all keys of a store and says what contradicts the invariants of the protocol."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,8 +8,8 @@ from redis import Redis
 
 from tidegate_server.store.keys import Keys
 
-LIVE = ("ctr", "n", "inst", "due", "lease", "idx", "c", "m", "a", "dead")
-GAUGES = ("open", "messages", "leased", "retrying")
+LIVE = ("ctr", "n", "inst", "due", "lease", "idx", "c", "m", "a", "x", "dead")
+GAUGES: tuple[str, ...] = ("open", "messages", "leased", "retrying")
 
 
 def contradictions(client: "Redis", keys: Keys) -> list[str]:
@@ -19,7 +20,7 @@ def contradictions(client: "Redis", keys: Keys) -> list[str]:
     leases = _scores(client, keys.shared("lease"))
     instances = {cid.split("/", 1)[0] for cid in cids}
     dues = {i: _scores(client, keys.instance("due", i)) for i in instances}
-    gauges = dict.fromkeys(GAUGES, 0)
+    gauges = Counter[str](dict.fromkeys(GAUGES, 0))
     for cid in sorted(cids):
         found += _conversation(client, keys, cid, leases, dues, gauges)
     found += _indexes(client, keys, cids, leases, dues, names)
@@ -38,7 +39,7 @@ def _conversation(
     cid: str,
     leases: dict[str, float],
     dues: dict[str, dict[str, float]],
-    gauges: dict[str, int],
+    gauges: Counter[str],
 ) -> Iterable[str]:
     meta: Any = client.hgetall(keys.of("c", cid))
     length: Any = client.llen(keys.of("m", cid))
@@ -83,7 +84,7 @@ def _indexes(
             yield f"{name} has attempts of no batch"
 
 
-def _totals(client: "Redis", keys: Keys, gauges: dict[str, int]) -> Iterable[str]:
+def _totals(client: "Redis", keys: Keys, gauges: Counter[str]) -> Iterable[str]:
     counted: Any = client.hmget(keys.shared("ctr"), *GAUGES)
     said = {gauge: int(value or 0) for gauge, value in zip(GAUGES, counted, strict=True)}
     if said != gauges:

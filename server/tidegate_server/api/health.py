@@ -13,17 +13,27 @@ from tidegate_server.errors import NotFound
 
 
 class Health:
-    """Says of each of `services`, and of "" for the whole server, whether it serves."""
+    """Says of each of `services`, and of "" for the whole server, whether it serves.
+
+    A service does not while the store is away, the server as a whole still does: ask a service
+    for readiness, and "" for liveness.
+    """
 
     def __init__(self, services: Iterable[str]):
         self._services = frozenset(services) | {""}
         self._serving = False
+        self._has_store = True
         self._closed = False
         self._changed = asyncio.Event()
 
     def set_serving(self, serving: bool) -> None:
         """Say from now on that the server serves, or does not."""
         self._serving = serving
+        self._tell()
+
+    def set_store(self, here: bool) -> None:
+        """Say from now on that the store answers, or does not."""
+        self._has_store = here
         self._tell()
 
     def close(self) -> None:
@@ -53,7 +63,8 @@ class Health:
     def _status(self, service: str) -> HealthCheckResponse.ServingStatus:
         if service not in self._services:
             return HealthCheckResponse.SERVICE_UNKNOWN
-        return HealthCheckResponse.SERVING if self._serving else HealthCheckResponse.NOT_SERVING
+        serves = self._serving and (self._has_store or not service)
+        return HealthCheckResponse.SERVING if serves else HealthCheckResponse.NOT_SERVING
 
     def _tell(self) -> None:
         self._changed.set()

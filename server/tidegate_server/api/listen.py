@@ -46,8 +46,9 @@ class Listeners:
             finally:
                 os.umask(mask)
             return address
-        port = _add_port(server, address, address)
-        return f"{address.rpartition(':')[0]}:{port}"
+        host, _, port = address.rpartition(":")
+        _see_if_free(host.strip("[]"), int(port), address)
+        return f"{host}:{_add_port(server, address, address)}"
 
 
 class UnixSocket:
@@ -104,6 +105,15 @@ class UnixSocket:
             if probe.connect_ex(str(self.path)) == 0:
                 raise StartupError(_taken(f"unix:{self.path}"))
         self.path.unlink()
+
+
+def _see_if_free(host: str, port: int, address: str) -> None:
+    """Refuse a port that is taken before gRPC does, which first writes a line of its own."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError:
+        raise StartupError(_taken(address)) from None
 
 
 def _add_port(server: grpc.aio.Server, target: str, address: str) -> int:

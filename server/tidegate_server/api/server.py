@@ -85,6 +85,7 @@ class ApiServer:
             ),
         }
         self._health = Health(service.full_name for service in self._services)
+        engine.on_store = self._health.set_store
         self._stopped = asyncio.Event()
         self._listeners = Listeners(listen)
         self._server: grpc.aio.Server | None = None

@@ -1,24 +1,62 @@
-"""`tidegate`: one command a file."""
+"""`tidegate`: one file for each command or group of commands."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
-from tidegate_server.cli import serve
-
-app = typer.Typer(
-    name="tidegate",
-    help="Gathers bursts of chat messages into one batch, and never loses one.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+from tidegate_server.cli import (
+    config,
+    conversation,
+    dead_letters,
+    endings,
+    send,
+    serve,
+    stats,
+    subscribe,
 )
-app.command()(serve.serve)
+from tidegate_server.cli.demo.command import demo
+from tidegate_server.cli.replay.command import replay
+
+app = typer.Typer(name="tidegate", add_completion=False, pretty_exceptions_enable=False)
+app.command(rich_help_panel="Server")(serve.serve)
+app.add_typer(config.app, name="config", rich_help_panel="Server")
+app.command(rich_help_panel="Messages")(send.send)
+app.command(rich_help_panel="Messages")(subscribe.subscribe)
+app.command(rich_help_panel="Messages")(conversation.status)
+app.command(rich_help_panel="Messages")(conversation.flush)
+app.command(rich_help_panel="Operation")(stats.stats)
+app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel="Operation")
+app.command(rich_help_panel="Try it")(demo)
+app.command(rich_help_panel="Try it")(replay)
 
 
-@app.callback()
-def _root() -> None:
-    """A command of its own for each task."""
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tidegate {version('tidegate')}")
+        raise typer.Exit
 
 
-def main() -> None:
-    """Run the command line."""
-    app()
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and end."
+        ),
+    ] = False,
+) -> None:
+    """Gathers bursts of chat messages into one batch, and never loses one."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, and end the process with the command's exit code."""
+    endings.prepare()
+    code = endings.exit_code(
+        lambda: app(args=arguments, prog_name="tidegate", standalone_mode=False)
+    )
+    raise SystemExit(code)

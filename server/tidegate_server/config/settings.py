@@ -86,8 +86,9 @@ class Settings(BaseSettings):
     """What the store's keys begin with."""
     store_wait: Annotated[timedelta, duration("0s", "1h")] = timedelta(seconds=30)
     """How long to wait at the start for a store that is away."""
-    store_timeout: Annotated[timedelta, duration("10ms", "1m")] = timedelta(seconds=1)
-    """How long to wait for one answer of the store."""
+    store_timeout: Annotated[timedelta, duration("10ms", "1m")] = timedelta(milliseconds=800)
+    """How long to wait for one answer of the store; best less than the deadline of those who add,
+    who else cannot be told that a message is surely not stored."""
     durability: Annotated[
         Literal["memory", "everysec", "fsync"] | None,
         choice("memory", "everysec", "fsync", optional=True),

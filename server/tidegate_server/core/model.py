@@ -104,7 +104,7 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message as the store keeps it."""
+    """A message as the store keeps it. `amended_at_ms` is 0 for one that never was."""
 
     sequence: int
     received_at_ms: int
@@ -112,6 +112,7 @@ class StoredMessage:
     flush: bool
     id: str
     body: bytes
+    amended_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,21 @@ def replay(
     return window
 
 
+def rebuild(
+    window: Window, arrivals: Sequence[Arrival], *, riders: int = 0, now_ms: int
+) -> Window | None:
+    """The window after a change to its messages, which are counted anew.
+
+    Its end moves only if it is full now and was not over. None if no message is left.
+    """
+    counted = replay(window.policy, arrivals, riders=riders, now_ms=now_ms)
+    if counted is None:
+        return None
+    if counted.full and not window.is_over(now_ms):
+        return replace(counted, first_ms=window.first_ms, due_ms=now_ms)
+    return replace(counted, first_ms=window.first_ms, due_ms=window.due_ms, reason=window.reason)
+
+
 def flush(window: Window, now_ms: int) -> Window:
     """The window, closed now unless it is over already."""
     return _close(window, now_ms, FlushReason.REQUESTED)

@@ -1,7 +1,7 @@
 """The engine: whatever has consequences for timers, credits or other servers goes through it."""
 
 import asyncio
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 from tidegate_server.core.model import (
@@ -46,7 +46,8 @@ class Engine:
     """Delivers what the store holds to the subscribers of this server, on time and once.
 
     `lease_ms` is the length of an extension for leases of other servers. Read `store` directly;
-    what changes it has a method here. All in one event loop.
+    what changes it has a method here. `on_store` is told whether the store answers, when that
+    changes. All in one event loop.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Engine:
         self.clock = StoreClock()
         self.subscribers = Subscribers(limit=max_subscribers)
         self.draining = False
+        self.on_store: Callable[[bool], None] = lambda _: None
         self._metrics = metrics
         self._lease_ms = lease_ms
         self._tasks = Tasks()
@@ -277,6 +279,7 @@ class Engine:
         self._tasks.spawn(self.store.tell([notice]))
 
     def _store_changed(self) -> None:
+        self.on_store(not self._outage.away)
         if self._outage.away:
             self._recoverer.look()
         else:

@@ -11,6 +11,7 @@ from tidegate_server.store.keys import Keys, cid_of
 from tidegate_server.store.pipeline import Argument, Command
 
 _MOST_MESSAGES = 512
+_MOST_BYTES = 4 << 20
 
 
 class AddGroup(Command):
@@ -25,17 +26,21 @@ class AddGroup(Command):
         self._deduplication_ms = deduplication_ms
         self._messages: list[NewMessage] = []
         self._callers: list[tuple[int, asyncio.Future[list[Added]]]] = []
+        self._bytes = 0
         self._closed = False
         self.answer.add_done_callback(self._hand_out)
 
-    def has_room(self, count: int) -> bool:
-        """Whether so many more messages may join."""
-        return not self._closed and len(self._messages) + count <= _MOST_MESSAGES
+    def has_room(self, messages: Sequence[NewMessage]) -> bool:
+        """Whether these may join."""
+        if self._closed or len(self._messages) + len(messages) > _MOST_MESSAGES:
+            return False
+        return self._bytes + sum(len(message.body) for message in messages) <= _MOST_BYTES
 
     def join(self, messages: Sequence[NewMessage]) -> asyncio.Future[list[Added]]:
         """Add a caller's messages. The future has an answer for each."""
         caller: asyncio.Future[list[Added]] = asyncio.get_running_loop().create_future()
         self._messages.extend(messages)
+        self._bytes += sum(len(message.body) for message in messages)
         self._callers.append((len(messages), caller))
         return caller
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from tidegate_server.core.model import (
     AddOutcome,
@@ -128,6 +128,45 @@ def past(batch_id: str, conversation: Conversation, status: Meta) -> BatchInfo:
         settled_at_ms=int(status[b"settled"]),
         expires_at_ms=optional(status[b"expires"]),
     )
+
+
+class Past(NamedTuple):
+    """One of a conversation's past batches."""
+
+    batch_id: str
+    first: int
+    last: int
+    state: BatchState
+
+
+class State(NamedTuple):
+    """The answer of STATUS. Messages and attempts only if they were asked for."""
+
+    at_ms: int
+    buffer: BufferInfo | None
+    current: BatchInfo | None
+    past: tuple[Past, ...]
+    attempts: tuple[DeliveryAttempt, ...]
+    elements: Sequence[bytes]
+
+
+def state(answer: Sequence[Any], conversation: Conversation) -> State:
+    """The answer of STATUS."""
+    now_ms, flat, lease, due, lines, attempts, elements = answer
+    meta = table(flat)
+    return State(
+        now_ms,
+        buffer(meta.get(b"window", b""), meta.get(b"buffer", b""), now_ms),
+        unsettled(meta, conversation, leased=lease != b"", due_ms=optional(due)),
+        tuple(map(_past_line, lines)),
+        tuple(map(attempt, attempts)),
+        elements,
+    )
+
+
+def _past_line(line: bytes) -> Past:
+    _, batch_id, first, last, number = line.split()
+    return Past(batch_id.decode(), int(first), int(last), BatchState(int(number)))
 
 
 def _info(

@@ -85,6 +85,65 @@ class Flushed:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """The answer to a hold. `held`: a window was open."""
+
+    held: bool
+    buffer: BufferInfo | None
+    at_ms: int
+    due_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A buffer after a change to its messages; None if the last one is gone."""
+
+    buffer: BufferInfo | None
+    at_ms: int
+    due_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """What is known of one message. Neither buffer nor batch: it was taken out, or forgotten."""
+
+    sequence: int
+    received_at_ms: int
+    duplicates: int
+    buffer: BufferInfo | None
+    batch: BatchInfo | None
+    attempts: tuple[DeliveryAttempt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """The answer to a requeue. `applied`: it was a dead letter till now."""
+
+    applied: bool
+    conversation: Conversation | None = None
+    at_ms: int = 0
+    due_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What was forgotten of a conversation, and the unsettled batch that went with it."""
+
+    messages: int
+    batch_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One conversation of a listing, and the time that gives its place in it."""
+
+    conversation: Conversation
+    place_ms: int
+    buffer: BufferInfo | None
+    current_batch: BatchInfo | None
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Where a conversation stands. All unset: nothing is known of it."""
 
@@ -255,6 +314,66 @@ class Store(ABC):
     @abstractmethod
     async def flush(self, conversation: Conversation) -> Flushed:
         """Close the conversation's window now."""
+
+    @abstractmethod
+    async def hold(self, conversation: Conversation, hold_ms: int) -> Held:
+        """Keep the window open for `hold_ms` from now, up to `max_wait` after its first message."""
+
+    @abstractmethod
+    async def amend(
+        self, conversation: Conversation, message_id: str, *, body: bytes, payload_bytes: int
+    ) -> Changed:
+        """Replace a message that is still in the buffer. Place and arrival stay.
+
+        Raises:
+            NotFound: It never came, was taken out, or is forgotten.
+            AlreadySealed: It is in a batch, or was.
+            StoreFull: The store is out of memory; nothing changed.
+        """
+
+    @abstractmethod
+    async def remove(self, conversation: Conversation, message_id: str) -> Changed:
+        """Take a message out of the buffer; the last one out closes the window without a batch.
+
+        A message that was taken out before is no error.
+
+        Raises:
+            NotFound: It never came, or is forgotten.
+            AlreadySealed: It is in a batch, or was.
+        """
+
+    @abstractmethod
+    async def discard(self, conversation: Conversation) -> int:
+        """Drop the buffer without delivering it. The number of messages dropped."""
+
+    @abstractmethod
+    async def track(self, conversation: Conversation, message_id: str) -> Tracked:
+        """Follow one message.
+
+        Raises:
+            NotFound: It never came, or is forgotten.
+        """
+
+    @abstractmethod
+    async def conversations(
+        self, instance: str | None, *, limit: int, after: tuple[int, str] | None = None
+    ) -> list[Listed]:
+        """Those with a buffer or a batch, by due time or lease end, soonest first.
+
+        `after` is the place (time and cid) of the last one before.
+        """
+
+    @abstractmethod
+    async def requeue(self, batch_id: str) -> Requeued:
+        """Put the messages of a dead letter back into the buffer, due at once. Exactly once."""
+
+    @abstractmethod
+    async def delete(self, batch_id: str) -> bool:
+        """Throw a dead letter away. False if it is none (any more)."""
+
+    @abstractmethod
+    async def erase(self, conversation: Conversation) -> Erased:
+        """Forget all that is stored of a conversation."""
 
     @abstractmethod
     async def status(self, conversation: Conversation) -> Status:

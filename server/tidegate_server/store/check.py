@@ -3,8 +3,9 @@
 The levels of durability say what an acknowledged message survives; each includes those before it:
 
 - `memory`: the death of Tidegate
-- `everysec`: also the death of the store process, but for what it acknowledged while its disk was
-  busy with a sync (it holds such writes back in memory, for 2 seconds at most)
+- `everysec`: also the death of the store process. A store with `appendfsync everysec` makes one
+  exception: while its disk is busy with a sync it answers, but holds its writes back in memory,
+  for 2 seconds at most, and kill -9 at that moment loses them. The embedded store makes none.
 - `fsync`: also a power cut
 """
 
@@ -35,7 +36,10 @@ _LOADING_POLL_MS = 100
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a store says of itself. `appendfsync` is None if nobody may ask for it."""
+    """What a store says of itself. `appendfsync` is None if nobody may ask for it.
+
+    An `embedded` store is synced by its supervisor.
+    """
 
     product: str
     version: str
@@ -114,6 +118,8 @@ def _durability(facts: Facts) -> tuple[Durability, str]:
             "the store's user may not read appendfsync, so the durability is taken to be memory; "
             "allow it `+config|get`"
         )
+    if facts.embedded and facts.appendfsync == "no":
+        return "everysec", ""
     if facts.appendfsync == "no":
         return "memory", f"{only_memory}; set `appendfsync everysec`"
     if facts.appendfsync == "everysec":
@@ -131,6 +137,11 @@ def _too_weak(facts: Facts, found: Durability, wanted: Durability) -> str:
         return (
             f"the durability {wanted} is wanted, and the store's user may not read whether the "
             "store has it: allow it `+config|get`"
+        )
+    if facts.embedded:
+        return (
+            f"the durability {wanted} is wanted, and the embedded store has {found}: set "
+            f"TIDEGATE_STORE_URL to a store of your own with {_SETTINGS[wanted]}"
         )
     return (
         f"the durability {wanted} is wanted, and the store has {found}: set {_SETTINGS[wanted]} "

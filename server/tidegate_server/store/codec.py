@@ -1,6 +1,6 @@
 """How a message lies in the store: a line of text that scripts can read, then the opaque body.
 
-    <sequence> <received at, ms> <payload bytes> <flush 0|1> <message id> NEWLINE <body>
+    <sequence> <received at, ms> <payload bytes> <flush 0|1> <amended at, ms> <id> NEWLINE <body>
 
 A message id has no control characters, so the first newline ends the line.
 """
@@ -14,11 +14,12 @@ class Corrupt(ValueError):
 
 def encode(message: StoredMessage) -> bytes:
     """The element of the list."""
-    return b"%d %d %d %d %b\n%b" % (
+    return b"%d %d %d %d %d %b\n%b" % (
         message.sequence,
         message.received_at_ms,
         message.payload_bytes,
         message.flush,
+        message.amended_at_ms,
         message.id.encode(),
         message.body,
     )
@@ -32,11 +33,17 @@ def decode(element: bytes) -> StoredMessage:
     """
     line, newline, body = element.partition(b"\n")
     try:
-        sequence, at_ms, size, flush, message_id = line.split(b" ", 4)
+        sequence, at_ms, size, flush, amended_ms, message_id = line.split(b" ", 5)
         if not newline:
             raise Corrupt("a stored element has no first line")
         return StoredMessage(
-            int(sequence), int(at_ms), int(size), flush == b"1", message_id.decode(), body
+            sequence=int(sequence),
+            received_at_ms=int(at_ms),
+            payload_bytes=int(size),
+            flush=flush == b"1",
+            id=message_id.decode(),
+            body=body,
+            amended_at_ms=int(amended_ms),
         )
     except ValueError as error:
         raise Corrupt(f"a stored element's first line is damaged: {error}") from None

@@ -11,6 +11,10 @@ The store ends with its server, also by kill -9: a shell writes its pid into `st
 a watcher behind and becomes the store. The watcher reads a pipe, the lifeline, whose other end
 only the server has. A line says that the store has ended; the bare end of the pipe says that the
 server has, and the watcher ends the store.
+
+What the store acknowledged survives the death of either process. Its own `appendfsync everysec`
+would not give that: while it syncs it holds writes back and answers all the same. So it never
+syncs, writes before every answer, and a `Syncer` sees to the disk.
 """
 
 import asyncio
@@ -32,6 +36,7 @@ from urllib.parse import quote
 import structlog
 
 from tidegate_server.errors import StartupError
+from tidegate_server.store.syncer import Syncer
 
 log = structlog.get_logger(__name__)
 
@@ -129,7 +134,7 @@ class EmbeddedStore:
         self._socket = self._dir / "store.sock"
         self._owner: int | None = None
         self._running: _Running | None = None
-        self._supervisor: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def url(self) -> str:
@@ -161,14 +166,16 @@ class EmbeddedStore:
         except BaseException:
             await self.stop()
             raise
-        self._supervisor = asyncio.create_task(self._supervise(binary))
+        works = (self._supervise(binary), Syncer(self._dir).run())
+        self._tasks = [asyncio.create_task(work) for work in works]
 
     async def stop(self) -> None:
         """End the store with everything on disk, and give the directory back. May be repeated."""
-        supervisor, self._supervisor = self._supervisor, None
-        if supervisor:
-            supervisor.cancel()
-            await asyncio.wait([supervisor])
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         try:
             await self._end_running()
         finally:
@@ -269,7 +276,7 @@ class EmbeddedStore:
             "loglevel": "warning",
             "save": "",
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": "no",
             "aof-load-truncated": "yes",
             "maxmemory-policy": "noeviction",
         }

@@ -13,7 +13,9 @@
     tg:{pN}:a:<cid>      list    never            attempts of the batch in front
     tg:{pN}:d:<cid>      hash    2 x de-dup.      message id -> "sequence time copies"; "" -> since
     tg:{pN}:e:<cid>      hash    2 x de-dup.      the generation of ids before that
-    tg:{pN}:l:<cid>      string  status           id of the newest settled batch
+    tg:{pN}:l:<cid>      list    status           past batches, newest first: "settled id first last
+                                                  state"
+    tg:{pN}:x:<cid>      set     never            ids of its dead letters
     tg:{pN}:s:<bid>      hash    status *         how a batch ended
     tg:{pN}:r:<bid>      list    retained *       its messages
     tg:{pN}:t:<bid>      list    status *         its attempts
@@ -85,7 +87,7 @@ class Keys:
         return f"{self.base}{kind}:{instance}"
 
     def of(self, kind: str, name: str) -> str:
-        """A key of a conversation (c, m, a, d, e, l) or of a batch (s, r, t)."""
+        """A key of a conversation (c, m, a, d, e, l, x) or of a batch (s, r, t)."""
         return f"{self.base}{kind}:{name}"
 
     def conversation(self, conversation: Conversation) -> list[str]:
@@ -98,8 +100,13 @@ class Keys:
             self.instance("n", instance),
             self.shared("lease"),
             self.shared("idx"),
-            *(self.of(kind, cid) for kind in "cmal"),
+            *(self.of(kind, cid) for kind in "cmalx"),
         ]
+
+    def seen(self, conversation: Conversation) -> list[str]:
+        """The two generations of message ids, the newer first."""
+        cid = cid_of(conversation)
+        return [self.of("d", cid), self.of("e", cid)]
 
     def settled(self, batch_id: str, instance: str) -> list[str]:
         """What a script that ends a batch gets besides."""

@@ -28,8 +28,19 @@ NACK = _load("nack", "_window", "_settle")
 EXTEND = _load("extend", "_window", "_settle")
 EXPIRE = _load("expire", "_window", "_settle")
 FLUSH = _load("flush", "_window")
+HOLD = _load("hold", "_window")
+AMEND = _load("amend", "_window", "_row")
+REMOVE = _load("remove", "_window", "_row", "_out")
+DISCARD = _load("discard", "_window", "_row", "_out")
 STATUS = _load("status")
 HORIZON = _load("horizon")
+REQUEUE = _load("requeue", "_window", "_settle")
+DELETE = _load("delete", "_window", "_settle")
+ERASE = _load("erase")
 RECONCILE = _load("reconcile", "_window")
 
-ALL = (ADD, CLAIM, ACK, NACK, EXTEND, EXPIRE, FLUSH, STATUS, HORIZON, RECONCILE)
+ALL = (
+    *(ADD, CLAIM, ACK, NACK, EXTEND, EXPIRE),
+    *(FLUSH, HOLD, AMEND, REMOVE, DISCARD),
+    *(STATUS, HORIZON, REQUEUE, DELETE, ERASE, RECONCILE),
+)

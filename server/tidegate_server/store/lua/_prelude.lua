@@ -10,7 +10,7 @@ local BATCH = {'n', 'bytes', 'first', 'last', 'opened', 'due', 'sealed', 'why', 
 
 local FIXED = 1
 local DELAY, MAX_WAIT, MAX_MESSAGES, MAX_BYTES, REQUESTED = 1, 2, 3, 4, 5
-local DELIVERING, RETRY_SCHEDULED, COMPLETED, DEAD_LETTERED, REBUFFERED = 1, 2, 3, 4, 5
+local DELIVERING, RETRY_SCHEDULED, COMPLETED, DEAD_LETTERED, REBUFFERED, DISCARDED = 1, 2, 3, 4, 5, 6
 local MAX_WIRE_BYTES = 3407872
 
 local function clock(given)
@@ -59,5 +59,6 @@ end
 -- The keys of one conversation, in the order in which every script but ADD passes them.
 local function conversation_keys()
   return {ctr = KEYS[1], inst = KEYS[2], due = KEYS[3], gauges = KEYS[4], lease = KEYS[5],
-          idx = KEYS[6], meta = KEYS[7], row = KEYS[8], attempts = KEYS[9], newest = KEYS[10]}
+          idx = KEYS[6], meta = KEYS[7], row = KEYS[8], attempts = KEYS[9], past = KEYS[10],
+          letters = KEYS[11]}
 end

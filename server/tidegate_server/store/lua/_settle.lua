@@ -2,8 +2,8 @@
 
 -- The keys of what is remembered of a batch in a final state.
 local function settled_keys()
-  return {status = KEYS[11], row = KEYS[12], attempts = KEYS[13],
-          dead = KEYS[14], dead_of_instance = KEYS[15]}
+  return {status = KEYS[12], row = KEYS[13], attempts = KEYS[14],
+          dead = KEYS[15], dead_of_instance = KEYS[16]}
 end
 
 -- The answer to a verdict on a batch that is not this token's to settle. nil: it is.
@@ -47,6 +47,18 @@ local function forget_after(key, ms)
   if ms then redis.call('PEXPIRE', key, ms) end
 end
 
+-- Adds a batch to the conversation's past, newest first, and drops what has been forgotten.
+local function remember(keys, id, batch, state, now, keep_ms)
+  redis.call('LPUSH', keys.past, string.format('%.0f %s %.0f %.0f %d', now, id, batch.first,
+    batch.last, state))
+  redis.call('PEXPIRE', keys.past, keep_ms)
+  while true do
+    local oldest = redis.call('LINDEX', keys.past, -1)
+    if string.match(oldest, '%d+') + keep_ms > now then return end
+    redis.call('RPOP', keys.past)
+  end
+end
+
 -- Puts the messages of the batch back into the buffer, in front. They ride along: the window of
 -- the newer messages stands, and without any it opens anew.
 local function unseal(keys, meta, batch, now)
@@ -60,11 +72,9 @@ local function unseal(keys, meta, batch, now)
   buffer.opened = batch.opened
   buffer.count, buffer.bytes = buffer.count + batch.n, buffer.bytes + batch.bytes
   buffer.riders, buffer.rebuffers = buffer.riders + batch.n, batch.rebuffers + 1
-  local policy = before and policy_of(before) or meta.policy
-  local window = replay(policy, keys.row, 0, buffer.riders, now)
-  if before and window.full == 0 then
-    window.first, window.due, window.why = before.first, before.due, before.why
-  end
+  local window
+  if before then window = rebuild(before, keys.row, 0, buffer.riders, now)
+  else window = replay(meta.policy, keys.row, 0, buffer.riders, now) end
   count(keys, 'messages', batch.n)
   meta.buffer, meta.window = pack_line(BUFFER, buffer), pack_line(WINDOW, window)
   redis.call('HSET', keys.meta, 'buffer', meta.buffer, 'window', meta.window)
@@ -82,11 +92,11 @@ local function finish(keys, settled, meta, conversation, outcome, keep, now)
   end_attempt(keys, now, outcome.reason or '', outcome.message or '')
 
   local dead = state == DEAD_LETTERED
-  redis.call('HSET', settled.status, 'batch', meta.batch, 'cid', conversation.cid,
+  redis.call('HSET', settled.status, 'batch', meta.batch, 'policy', meta.policy, 'cid', conversation.cid,
     'state', state, 'attempt', meta.attempt, 'reason', outcome.reason or meta.reason or '',
     'error', outcome.message or meta.error or '', 'verdict', outcome.verdict, 'settled', now,
     'expires', dead and '' or now + keep.status)
-  redis.call('SET', keys.newest, meta.id, 'PX', keep.status)
+  remember(keys, meta.id, batch, state, now, keep.status)
   if redis.call('EXISTS', keys.attempts) == 1 then
     redis.call('RENAME', keys.attempts, settled.attempts)
     forget_after(settled.attempts, not dead and keep.status)
@@ -101,6 +111,7 @@ local function finish(keys, settled, meta, conversation, outcome, keep, now)
   if dead then
     redis.call('ZADD', settled.dead, now, meta.id)
     redis.call('ZADD', settled.dead_of_instance, now, meta.id)
+    redis.call('SADD', keys.letters, meta.id)
   end
 
   local due = ''

@@ -69,7 +69,7 @@ end
 
 -- What a stored element says of itself. One that is damaged counts with its whole length.
 local function header(element, now)
-  local seq, at, payload, flush = string.match(element, '^(%d+) (%d+) (%d+) ([01]) ')
+  local seq, at, payload, flush = string.match(element, '^(%d+) (%d+) (%d+) ([01]) %d+ ')
   if not seq then return 0, now, #element, 0 end
   return tonumber(seq), tonumber(at), tonumber(payload), tonumber(flush)
 end
@@ -96,4 +96,28 @@ local function replay(policy, row, from, riders, now)
     end
   until done or #elements < 16
   return w
+end
+
+-- The window after a change to its messages. They are counted anew; the end moves only if the
+-- window is full now and was not over.
+local function rebuild(w, row, from, riders, now)
+  local counted = replay(policy_of(w), row, from, riders, now)
+  if not counted then return nil end
+  if counted.full == 1 and not is_over(w, now) then counted.due = now
+  else counted.due, counted.why = w.due, w.why end
+  counted.first = w.first
+  return counted
+end
+
+-- Writes the window and its place in the index, unless a batch is in front. The first write is
+-- one that a full store allows. Returns the two lines as they are stored.
+local function put_window(keys, conversation, window, buffer, in_front)
+  local lines = {pack_line(WINDOW, window), pack_line(BUFFER, buffer)}
+  redis.call('ZREM', keys.due, '')
+  redis.call('HSET', keys.meta, 'window', lines[1], 'buffer', lines[2])
+  if not in_front then
+    redis.call('ZADD', keys.due, window.due, conversation.cid)
+    reindex(keys.inst, keys.due, conversation.instance)
+  end
+  return lines[1], lines[2]
 end

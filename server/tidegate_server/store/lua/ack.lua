@@ -14,7 +14,8 @@ local id, token, action = ARGV[4], ARGV[5], ARGV[6]
 local meta = read(keys.meta)
 local before = judge(keys, settled, meta, id, token, action, ARGV[2], now)
 if before then return before end
-local state = action == 'current' and meta.window and REBUFFERED or COMPLETED
+local buffer = action == 'current' and meta.buffer and unpack_line(BUFFER, meta.buffer)
+local state = buffer and buffer.count > buffer.riders and REBUFFERED or COMPLETED
 local due = finish(keys, settled, meta, {cid = ARGV[2], instance = ARGV[3]},
   {state = state, verdict = token .. ' ' .. action},
   {status = tonumber(ARGV[7]), row = tonumber(ARGV[8])}, now)

@@ -41,9 +41,9 @@ local function seen_before(chat, id)
   for _, key in ipairs({chat.seen, chat.old}) do
     local entry = redis.call('HGET', key, id)
     if entry then
-      local first, at, copies = string.match(entry, '(%d+) (%d+) (%d+)')
+      local first, at, copies, gone = string.match(entry, '(%d+) (%d+) (%d+)(.*)')
       if at + keep_ms > now then
-        redis.call('HSET', key, id, first .. ' ' .. at .. ' ' .. copies + 1)
+        redis.call('HSET', key, id, first .. ' ' .. at .. ' ' .. copies + 1 .. gone)
         return tonumber(first)
       end
     end
@@ -52,7 +52,7 @@ end
 
 local function take(chat, id, payload, flush, policy, body)
   sequence = sequence + 1
-  local head = string.format('%.0f %.0f %d %d %s\n', sequence, now, payload, flush, id)
+  local head = string.format('%.0f %.0f %d %d 0 %s\n', sequence, now, payload, flush, id)
   local element = head .. body
   redis.call('HSET', chat.seen, id, string.format('%.0f %.0f 0', sequence, now))
   redis.call('RPUSH', chat.row, element)

@@ -1,12 +1,16 @@
 """The state of the reference store: what one conversation is, and what is remembered of batches."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from tidegate_server.core import window as windows
 from tidegate_server.core.model import (
+    Batch,
     BatchInfo,
     BatchState,
+    BufferInfo,
+    BufferState,
     Conversation,
     DeliveryAttempt,
     DeliveryChannel,
@@ -15,6 +19,7 @@ from tidegate_server.core.model import (
     StoredMessage,
     WindowPolicy,
 )
+from tidegate_server.core.retry import RetryPolicy
 from tidegate_server.core.window import Arrival, Window
 from tidegate_server.store.base import BatchDetails, Notice
 from tidegate_server.store.codec import encode
@@ -35,6 +40,7 @@ class Seen:
     sequence: int
     at_ms: int
     duplicates: int = 0
+    gone: bool = False
 
 
 @dataclass(slots=True)
@@ -105,6 +111,8 @@ class Chat:
     rebuffers: int = 0
     flushed_sequence: int = 0
     seen: dict[str, Seen] = field(default_factory=dict[str, Seen])
+    seen_before: dict[str, Seen] = field(default_factory=dict[str, Seen])
+    seen_since_ms: int | None = None
 
     @property
     def open_row(self) -> list[StoredMessage]:
@@ -127,6 +135,17 @@ class Chat:
     def opens_ms(self) -> int | None:
         """When its buffer may be claimed, if no batch is in front of it."""
         return None if self.head else self.claimable_ms
+
+    def turn_page(self, now_ms: int, keep_ms: int) -> None:
+        """Begin a new generation of ids once the current one is `keep_ms` old."""
+        if self.seen_since_ms is not None and self.seen_since_ms + keep_ms <= now_ms:
+            self.seen_before, self.seen, self.seen_since_ms = self.seen, {}, None
+        if self.seen_since_ms is None:
+            self.seen_since_ms = now_ms
+
+    def recall(self, message_id: str) -> Seen | None:
+        """What is known of an id."""
+        return self.seen.get(message_id) or self.seen_before.get(message_id)
 
     def take(self, message: StoredMessage, policy: WindowPolicy, now_ms: int) -> bool:
         """Append a message. True if it opened the window."""
@@ -173,11 +192,43 @@ class Chat:
             return
         self.riders += head.messages
         self.rebuffers = head.rebuffers + 1
-        self._rewind(before.policy if before else head.policy, now_ms)
-        if before and self.window and not self.window.full:
-            self.window = replace(
-                self.window, first_ms=before.first_ms, due_ms=before.due_ms, reason=before.reason
-            )
+        if before:
+            self.recount(before, now_ms)
+        else:
+            self._rewind(head.policy, now_ms)
+
+    def recount(self, before: Window, now_ms: int) -> None:
+        """The window after its messages have changed."""
+        self.window = windows.rebuild(before, self._arrivals(), riders=self.riders, now_ms=now_ms)
+        if not self.riders:
+            self.rebuffers = 0
+
+    def take_out(self, message: StoredMessage, now_ms: int) -> None:
+        """Remove a message of the open row."""
+        place = self.open_row.index(message)
+        self.row.remove(message)
+        if place < self.riders:
+            self.riders -= 1
+        if self.window:
+            self.recount(self.window, now_ms)
+
+    def put_back(
+        self, messages: Sequence[StoredMessage], policy: WindowPolicy, now_ms: int
+    ) -> None:
+        """Append the messages of a dead letter, due at once."""
+        window = self.window or windows.open_window(policy, now_ms)
+        for message in messages:
+            self.row.append(message)
+            window, _ = windows.join(window, replace(_arrival(message), flush=False))
+        self.window = windows.flush(window, now_ms)
+        self.flushed_sequence = self.row[-1].sequence
+
+    def drop_buffer(self) -> list[StoredMessage]:
+        """Take all messages of the open row out."""
+        dropped = self.open_row
+        self.row = self.row[: self.head.messages] if self.head else []
+        self.window, self.riders, self.rebuffers = None, 0, 0
+        return dropped
 
     def flush(self, now_ms: int) -> bool:
         """Close the window; messages beyond its limits follow at once."""
@@ -213,8 +264,13 @@ class Past:
 
 @dataclass(slots=True)
 class World:
-    """All that the store holds."""
+    """All that the store holds, and the rules that it follows."""
 
+    now: Callable[[], int] = field(default=lambda: time.time_ns() // 1_000_000)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    deduplication_ms: int = 3_600_000
+    retain_status_ms: int = 3_600_000
+    retain_processed_ms: int = 300_000
     sequence: int = 0
     fence: int = 0
     chats: dict[Conversation, Chat] = field(default_factory=dict[Conversation, Chat])
@@ -239,6 +295,26 @@ class World:
         """Remember how a batch ended."""
         self.settled[info.batch_id] = Past(head, info, verdict, messages, kept_ms)
         self.newest[info.conversation] = info.batch_id
+
+    def renumber(self, messages: Sequence[StoredMessage], now_ms: int) -> tuple[StoredMessage, ...]:
+        """The messages as if they arrived again."""
+        first = self.sequence + 1
+        self.sequence += len(messages)
+        return tuple(
+            replace(message, sequence=first + place, received_at_ms=now_ms)
+            for place, message in enumerate(messages)
+        )
+
+    def throw_away(self, past: Past) -> None:
+        """Make a dead letter a discarded batch: its messages go, and the rest in a while."""
+        now_ms = self.now()
+        past.messages = ()
+        past.info = replace(
+            past.info,
+            state=BatchState.DISCARDED,
+            settled_at_ms=now_ms,
+            expires_at_ms=now_ms + self.retain_status_ms,
+        )
 
     def past(self, batch_id: str, now_ms: int) -> Past | None:
         """A batch in a final state, unless it has been forgotten."""
@@ -271,3 +347,48 @@ def _arrival(message: StoredMessage) -> Arrival:
     return Arrival(
         message.received_at_ms, message.payload_bytes, len(encode(message)), message.flush
     )
+
+
+def buffer_of(chat: Chat, now: int) -> BufferInfo | None:
+    """The conversation's buffer as the world sees it."""
+    if chat.window is None:
+        return None
+    row = chat.open_row
+    return BufferInfo(
+        state=BufferState.DUE if chat.window.is_over(now) else BufferState.OPEN,
+        message_count=len(row),
+        payload_bytes=sum(kept.payload_bytes for kept in row),
+        opened_at_ms=row[0].received_at_ms,
+        last_message_at_ms=row[-1].received_at_ms,
+        flush_at_ms=chat.window.due_ms,
+        policy=chat.window.policy,
+    )
+
+
+def info_of(chat: Chat, head: Head) -> BatchInfo:
+    """The batch in front of a conversation."""
+    row = chat.row[: head.messages]
+    return BatchInfo(
+        batch_id=head.batch_id,
+        conversation=chat.conversation,
+        state=head.state,
+        message_count=len(row),
+        payload_bytes=sum(kept.payload_bytes for kept in row),
+        first_sequence=row[0].sequence,
+        last_sequence=row[-1].sequence,
+        opened_at_ms=row[0].received_at_ms,
+        due_at_ms=head.window_due_ms,
+        sealed_at_ms=head.sealed_ms,
+        flush_reason=head.flush_reason,
+        attempt=head.attempt,
+        next_attempt_at_ms=head.due_ms if head.lease_ms is None else None,
+        last_error_reason=head.error_reason,
+        last_error_message=head.error_message,
+        rebuffer_count=head.rebuffers,
+    )
+
+
+def batch_of(chat: Chat, head: Head) -> Batch:
+    """The same with its messages."""
+    row = tuple(chat.row[: head.messages])
+    return Batch(info_of(chat, head), row, head.token, head.lease_ms or 0)

@@ -1,0 +1,1 @@
+"""Measures Tidegate on this machine: `python -m bench`."""

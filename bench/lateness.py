@@ -1,0 +1,79 @@
+"""How late batches come: spread evenly over time, and all at once."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from bench.child import Child, limited, results_of
+from bench.process import Server
+from bench.row import Goal, Row, Size, quantile
+
+SPREAD, CROWD = 5_000, 10_000
+MOST_IN_FLIGHT = 1_000
+
+
+def rows(size: Size) -> Iterator[Row]:
+    """Each round on a server of its own."""
+    rounds = min(size.rounds, 3)
+    yield from _spread([_measure_spread(size) for _ in range(rounds)], size)
+    yield from _crowd([_measure_crowd(size) for _ in range(rounds)], size)
+
+
+def _measure_spread(size: Size) -> list[dict[str, Any]]:
+    count = size.count(SPREAD)
+    with Server() as gate:
+        return results_of(
+            _subscriber(gate, count, streams=1, ack=True),
+            _producer(gate, count, in_flight=32, first_s=size.seconds(2), last_s=size.seconds(6)),
+        )
+
+
+def _measure_crowd(size: Size) -> list[dict[str, Any]]:
+    """Nothing is acknowledged: credits are no part of this. Few in flight, for exact ends."""
+    count, ends_s = size.count(CROWD), size.seconds(8)
+    streams = -(-count // MOST_IN_FLIGHT)
+    with Server() as gate:
+        return results_of(
+            _subscriber(gate, count, streams=streams, ack=False),
+            _producer(gate, count, in_flight=8, first_s=ends_s, last_s=ends_s),
+        )
+
+
+def _spread(rounds: list[list[dict[str, Any]]], size: Size) -> Iterator[Row]:
+    every = f"{size.count(SPREAD):,} buffers, ends from 2 to 6 s"
+    for place, what in ((1, "sealed"), (2, "received")):
+        late = [[times[place] - times[0] for times in found["times"]] for found, _ in rounds]
+        for share, name in ((0.5, "p50"), (0.99, "p99"), (1, "max")):
+            samples = [quantile(values, share) for values in late]
+            goal = Goal(10) if name == "p99" else None
+            yield Row(f"lateness, {what}, {name}", samples, "ms", goal, _note(rounds, every))
+
+
+def _crowd(rounds: list[list[dict[str, Any]]], size: Size) -> Iterator[Row]:
+    note = _note(rounds, "from the end of the last window")
+    for place, what in ((1, "sealed"), (2, "received")):
+        samples = [
+            max(times[place] for times in found["times"]) - max(t[0] for t in found["times"])
+            for found, _ in rounds
+        ]
+        name = f"{size.count(CROWD):,} buffers due at once, last {what}"
+        yield Row(name, samples, "ms", Goal(200) if place == 2 else None, note)
+
+
+def _note(rounds: list[list[dict[str, Any]]], what: str) -> str:
+    too_late = sum(producer["too_late"] for _, producer in rounds)
+    held_up = f"{too_late} windows were over before they were opened" if too_late else ""
+    failed = sum(found["failed"] for found, _ in rounds)
+    unsettled = f"{failed} acks failed" if failed else ""
+    subscriber = limited([found for found, _ in rounds]).replace("load generator", "subscriber")
+    return "; ".join(filter(None, (what, held_up, unsettled, subscriber)))
+
+
+def _subscriber(gate: Server, count: int, *, streams: int, ack: bool) -> Child:
+    options = {"streams": streams, "max_in_flight": MOST_IN_FLIGHT, "ack": ack}
+    return Child("subscriber", "receive", target=gate.target, count=count, **options)
+
+
+def _producer(gate: Server, count: int, *, in_flight: int, first_s: float, last_s: float) -> Child:
+    ends = {"first_s": first_s, "last_s": last_s}
+    options = {"target": gate.target, "count": count, "in_flight": in_flight, "name": "w"}
+    return Child("producer", "windows", **options, **ends)

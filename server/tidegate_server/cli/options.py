@@ -1,0 +1,93 @@
+"""Options that several commands share."""
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import tidegate
+import tidegate.blocking
+
+DEFAULT_SERVER = "127.0.0.1:7460"
+
+
+class Mode(StrEnum):
+    """How a window closes."""
+
+    FIXED = "fixed"
+    SLIDING = "sliding"
+
+
+def duration(value: str | timedelta) -> timedelta:
+    """A duration as the settings write it: "8s", "500ms", "1h30m", or a number of seconds."""
+    # Brings pydantic, which most commands need not wait for.
+    from tidegate_server.config.values import duration as rule
+
+    try:
+        return rule("0s", "365d").func(value)  # pyright: ignore[reportCallIssue] - it takes one
+    except ValueError:
+        raise typer.BadParameter(
+            f'"{value}" is no duration; write it as "8s", "500ms" or "1h30m"'
+        ) from None
+
+
+def duration_option(text: str) -> Any:
+    """An option that takes a duration, with its help."""
+    return typer.Option(parser=duration, metavar="DURATION", help=text)
+
+
+Server = Annotated[
+    str,
+    typer.Option(
+        "--server", "-s", metavar="ADDRESS", envvar="TIDEGATE_ADDRESS", help="host:port, unix:/path"
+    ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(envvar="TIDEGATE_TOKEN", help="What the server knows this client by."),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object a line; durations are seconds.")
+]
+Instance = Annotated[str, typer.Argument(help="A bot, a phone number: whatever is a tenant.")]
+Conversation = Annotated[str, typer.Argument(help="Whom it talks with.")]
+OnlyInstance = Annotated[str | None, typer.Option("--instance", help="Only this instance.")]
+
+
+def group(default: str) -> type[TyperGroup]:
+    """A group of commands, of which one may be left out."""
+
+    class Group(TyperGroup):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+                args = [default, *args]
+            return super().parse_args(ctx, args)
+
+    return Group
+
+
+def connect(server: str, token: str | None) -> tidegate.blocking.Client:
+    """A client of the server. Raises InvalidArgument for what is no address."""
+    return tidegate.blocking.Client(server, token=token or None)
+
+
+def policy(
+    mode: Mode | None,
+    delay: timedelta | None,
+    grace: timedelta | None,
+    max_wait: timedelta | None,
+    max_messages: int | None,
+) -> tidegate.WindowPolicy | None:
+    """The policy of one call; None if nothing of it was given."""
+    given = (mode, delay, grace, max_wait, max_messages)
+    if all(value is None for value in given):
+        return None
+    return tidegate.WindowPolicy(
+        mode=tidegate.WindowMode[mode.name] if mode else tidegate.WindowMode.UNSPECIFIED,
+        delay=delay,
+        grace=grace,
+        max_wait=max_wait,
+        max_messages=max_messages,
+    )

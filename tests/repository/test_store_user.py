@@ -1,0 +1,46 @@
+"""The store's user in the documents has what the server needs, and no more."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+
+from tests.repository.paths import ROOT
+from tests.support.servers import Server
+from tests.support.stores import StoreProcess
+from tidegate import Client, NackAction
+
+STORE = ROOT / "server" / "tidegate_server" / "store"
+# Of the connection itself, and of the look at the store when the server starts.
+ALWAYS = {"ping", "info", "config|get", "client|setinfo", "script|load", "evalsha", "subscribe"}
+CALL = re.compile(r"""\bcall\(\s*["']([A-Z]+)["']""")
+
+
+def rule() -> list[str]:
+    found = re.search(r"(?m)^ACL (SETUSER tidegate .*)$", (ROOT / "docs/operations.md").read_text())
+    assert found
+    return found[1].split()
+
+
+def test_the_commands_are_those_that_the_server_sends():
+    allowed = {word[1:] for word in rule() if word[0] == "+"}
+    sources = [*STORE.rglob("*.lua"), *STORE.rglob("*.py")]
+    sent = {command.lower() for path in sources for command in CALL.findall(path.read_text())}
+    assert allowed == sent | ALWAYS | {"hsetnx", "hgetall"}
+
+
+async def test_it_is_enough_for_a_whole_turn(tmp_path: Path):
+    async with StoreProcess(tcp=True) as store:
+        words = [word.replace(">PASSWORD", ">secret") for word in rule()]
+        async with store.client() as client:
+            await client.execute_command("ACL", *words)
+        url = store.url.replace("redis://", "redis://tidegate:secret@")
+        async with Server(tmp_path, store_url=url) as server, Client(server.target) as gate:
+            for action in (NackAction.RELEASE, NackAction.DEAD_LETTER):
+                await gate.add("bot", "ann", "hello", flush=True)
+                (batch,) = await gate.pull("bot", wait=timedelta(seconds=10))
+                await batch.nack(action)
+                if action is NackAction.RELEASE:
+                    (batch,) = await gate.pull("bot", wait=timedelta(seconds=10))
+                    await batch.ack()
+            assert (await gate.status("bot", "ann")).last_batch
+            assert (await gate.stats()).dead_letters == 1
