@@ -26,6 +26,7 @@ async def dead_claim(server: Server, name: str) -> None:
 async def test_a_server_without_subscribers_tells_the_one_that_has_some():
     async with servers(2) as (taker, giver):
         subscriber = giver.subscribe("a")
+        await until(lambda: giver.store.asked["due"] > 0)
         await taker.add("ann")
         batch = await taken(subscriber)
         assert [notice.kind for notice in taker.store.told] == [NoticeKind.DUE]
