@@ -15,6 +15,9 @@ run: .venv/.server  ## serve on 127.0.0.1:7460 with the store of its own
 test: .venv/.dev  ## all tests
 	@$(BIN)/pytest
 
+agreement: .venv/.dev  ## a million random steps, scripts against the reference store (an hour)
+	@STEPS=1000000 $(BIN)/pytest --timeout 0 tests/store/test_agreement.py
+
 check: .venv/.dev  ## format, lint, types, layers, contract
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -49,4 +52,4 @@ endef
 	$(call install,dev)
 	@touch .venv/.server
 
-.PHONY: help demo run test check proto bench
+.PHONY: help demo run test agreement check proto bench

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -40,6 +41,7 @@ POLICIES = (
     WindowPolicy(WindowMode.SLIDING, delay_ms=50, max_wait_ms=50),
 )
 RETRY = RetryPolicy(retries=2, base_ms=100, max_expiries=3)
+STEPS, STEPS_A_RUN = int(os.environ.get("STEPS", "10000")), 50
 LOOP = asyncio.new_event_loop()
 PREFIXES = itertools.count()
 
@@ -307,8 +309,8 @@ def servers() -> Iterator[list[StoreProcess]]:
 def test_the_scripts_agree_with_the_reference_store(servers: list[StoreProcess]):
     class Run(Agreement.TestCase):  # pyright: ignore[reportUntypedBaseClass]
         settings = settings(
-            max_examples=200,
-            stateful_step_count=50,
+            max_examples=STEPS // STEPS_A_RUN,
+            stateful_step_count=STEPS_A_RUN,
             deadline=None,
             phases=(Phase.explicit, Phase.reuse, Phase.generate),
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -12,6 +12,7 @@ from tidegate_server.store.pipeline import Argument, Command
 
 _MOST_MESSAGES = 512
 _MOST_BYTES = 4 << 20
+_MOST_HASTE_S = 0.05
 
 
 class AddGroup(Command):
@@ -30,11 +31,12 @@ class AddGroup(Command):
         self._closed = False
         self.answer.add_done_callback(self._hand_out)
 
-    def has_room(self, messages: Sequence[NewMessage]) -> bool:
-        """Whether these may join."""
-        if self._closed or len(self._messages) + len(messages) > _MOST_MESSAGES:
+    def has_room(self, messages: Sequence[NewMessage], *, deadline: float) -> bool:
+        """Whether these may join: also not if their own deadline is a good deal later."""
+        if self._closed or deadline - self.deadline > _MOST_HASTE_S:
             return False
-        return self._bytes + sum(len(message.body) for message in messages) <= _MOST_BYTES
+        size = self._bytes + sum(len(message.body) for message in messages)
+        return len(self._messages) + len(messages) <= _MOST_MESSAGES and size <= _MOST_BYTES
 
     def join(self, messages: Sequence[NewMessage]) -> asyncio.Future[list[Added]]:
         """Add a caller's messages. The future has an answer for each."""

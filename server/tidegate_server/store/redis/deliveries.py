@@ -23,13 +23,13 @@ class Deliveries(Store):
 
     async def add(self, messages: Sequence[NewMessage]) -> list[Added]:
         """As the base says. What is added while a round trip is under way shares the next one."""
-        group = self._adds
-        if group is None or not group.has_room(messages):
+        group, deadline = self._adds, self.runner.pipeline.deadline
+        if group is None or not group.has_room(messages, deadline=deadline):
             group = AddGroup(
                 self.runner.keys,
                 clock=self.runner.now(),
                 deduplication_ms=self.runner.rules.deduplication_ms,
-                deadline=self.runner.pipeline.deadline,
+                deadline=deadline,
             )
             self._adds = group
             self.runner.pipeline.send(group)
