@@ -305,7 +305,7 @@ def servers() -> Iterator[list[StoreProcess]]:
         LOOP.run_until_complete(server.stop())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(max(300, STEPS // 20))
 def test_the_scripts_agree_with_the_reference_store(servers: list[StoreProcess]):
     class Run(Agreement.TestCase):  # pyright: ignore[reportUntypedBaseClass]
         settings = settings(
