@@ -5,7 +5,7 @@ from typing import Any
 
 from bench.child import Child, limited, results_of
 from bench.process import Server
-from bench.row import Goal, Row, Size, quantile
+from bench.row import Goal, Row, Size
 
 SPREAD, CROWD = 5_000, 10_000
 MOST_IN_FLIGHT = 1_000
@@ -39,24 +39,19 @@ def _measure_crowd(size: Size) -> list[dict[str, Any]]:
 
 
 def _spread(rounds: list[list[dict[str, Any]]], size: Size) -> Iterator[Row]:
-    every = f"{size.count(SPREAD):,} buffers, ends from 2 to 6 s"
-    for place, what in ((1, "sealed"), (2, "received")):
-        late = [[times[place] - times[0] for times in found["times"]] for found, _ in rounds]
-        for share, name in ((0.5, "p50"), (0.99, "p99"), (1, "max")):
-            samples = [quantile(values, share) for values in late]
-            goal = Goal(10) if name == "p99" else None
-            yield Row(f"lateness, {what}, {name}", samples, "ms", goal, _note(rounds, every))
+    note = _note(rounds, f"{size.count(SPREAD):,} buffers, ends from 2 to 6 s")
+    for what in ("sealed", "received"):
+        for name, goal in (("p50", None), ("p99", Goal(10)), ("max", None)):
+            samples = [found[what][name] for found, _ in rounds]
+            yield Row(f"lateness, {what}, {name}", samples, "ms", goal, note)
 
 
 def _crowd(rounds: list[list[dict[str, Any]]], size: Size) -> Iterator[Row]:
     note = _note(rounds, "from the end of the last window")
-    for place, what in ((1, "sealed"), (2, "received")):
-        samples = [
-            max(times[place] for times in found["times"]) - max(t[0] for t in found["times"])
-            for found, _ in rounds
-        ]
+    for what, goal in (("sealed", None), ("received", Goal(200))):
+        samples = [found[f"last_{what}"] for found, _ in rounds]
         name = f"{size.count(CROWD):,} buffers due at once, last {what}"
-        yield Row(name, samples, "ms", Goal(200) if place == 2 else None, note)
+        yield Row(name, samples, "ms", goal, note)
 
 
 def _note(rounds: list[list[dict[str, Any]]], what: str) -> str:

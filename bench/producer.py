@@ -10,6 +10,7 @@ from typing import Any, cast
 from bench.channel import channel
 from bench.child import Run, main
 from bench.echo import METHOD
+from bench.row import summary
 from tidegate.v1 import buffer_service_pb2 as rpc
 from tidegate.v1 import buffer_service_pb2_grpc as rpc_grpc
 
@@ -83,7 +84,7 @@ async def _repeat(
 
 
 async def steady(run: Run, *, target: str, rate: int, seconds: float, name: str) -> dict[str, Any]:
-    """Send `rate` messages a second, whatever the answers take: how long each took, in ms."""
+    """Send `rate` messages a second, whatever the answers take: how long they took, in ms."""
     source, took_ms, late_ms = requests(name), list[float](), list[float]()
 
     async def one(call: Call) -> None:
@@ -101,7 +102,7 @@ async def steady(run: Run, *, target: str, rate: int, seconds: float, name: str)
                     await asyncio.sleep(wait_s)
                 late_ms.append((time.perf_counter() - began) * 1_000 - n * 1_000 / rate)
                 group.create_task(one(call))
-    return {"took_ms": took_ms, "late_ms": late_ms}
+    return {"took_ms": summary(took_ms), "late_ms": summary(late_ms)}
 
 
 async def windows(

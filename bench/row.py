@@ -84,3 +84,8 @@ def quantile(values: Sequence[float], share: float) -> float:
     """The value that `share` of all do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """The middle, the slowest hundredth and the worst."""
+    return {"p50": quantile(values, 0.5), "p99": quantile(values, 0.99), "max": max(values)}

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bench.channel import channel
 from bench.child import Run, main
+from bench.row import summary
 from tidegate.v1 import delivery_service_pb2 as rpc
 from tidegate.v1 import delivery_service_pb2_grpc as rpc_grpc
 
@@ -19,7 +20,7 @@ _PATIENCE_S = 60
 async def receive(
     run: Run, *, target: str, count: int, streams: int, max_in_flight: int, ack: bool
 ) -> dict[str, Any]:
-    """Take `count` batches: when each was due, sealed and received, in ms since 1970.
+    """Take `count` batches: how long after their due times they were sealed and received.
 
     `failed` are those that could not be acknowledged, also not by repeating it.
     """
@@ -59,7 +60,18 @@ async def receive(
             await enough.wait()
         for task in listeners:
             task.cancel()
-    return {"times": times, "failed": len(failed)}
+    return _found(times) | {"failed": len(failed)}
+
+
+def _found(times: list[tuple[int, int, float]]) -> dict[str, Any]:
+    """In ms; `last_…` is from the last due time to the last of all."""
+    last_due = max(due for due, _, _ in times)
+    return {
+        "sealed": summary([sealed - due for due, sealed, _ in times]),
+        "received": summary([received - due for due, _, received in times]),
+        "last_sealed": max(sealed for _, sealed, _ in times) - last_due,
+        "last_received": max(received for _, _, received in times) - last_due,
+    }
 
 
 async def _open(stub: "rpc_grpc.DeliveryServiceAsyncStub", number: int, max_in_flight: int) -> Any:
