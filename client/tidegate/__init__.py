@@ -6,6 +6,7 @@ only. Logs to the logger "tidegate" and configures nothing.
 
 from importlib import metadata
 
+from tidegate.batch import Batch
 from tidegate.client import Client
 from tidegate.errors import (
     AlreadySealed,
@@ -30,19 +31,25 @@ from tidegate.models import (
     BatchState,
     BufferInfo,
     BufferState,
+    ConversationInfo,
     DeliveryChannel,
+    Event,
+    EventKind,
     Flushed,
     FlushReason,
+    Held,
     Message,
     NackAction,
+    NewMessage,
     ReceivedMessage,
     ServerInfo,
     Stats,
     Status,
+    Tracked,
     WindowMode,
     WindowPolicy,
 )
-from tidegate.subscription import Batch, Subscription
+from tidegate.subscription import Subscription
 
 try:
     __version__ = metadata.version("tidegate")
@@ -61,14 +68,19 @@ __all__ = [
     "BufferInfo",
     "BufferState",
     "Client",
+    "ConversationInfo",
     "DeadlineExceeded",
     "DeliveryChannel",
+    "Event",
+    "EventKind",
     "FlushReason",
     "Flushed",
+    "Held",
     "InvalidArgument",
     "LeaseLost",
     "Message",
     "NackAction",
+    "NewMessage",
     "NotFound",
     "PermissionDenied",
     "ReceivedMessage",
@@ -80,6 +92,7 @@ __all__ = [
     "Subscription",
     "Superseded",
     "TidegateError",
+    "Tracked",
     "Unauthenticated",
     "Unavailable",
     "WindowMode",

@@ -11,7 +11,7 @@ EXTRA = frozenset(
         "grpc_reflection",
         "hiredis",
         "prometheus_client",
-        "pydantic_settings",
+        "pydantic",
         "redis",
         "rich",
         "structlog",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -22,23 +22,39 @@ from tidegate.v1 import buffer_service_pb2_grpc as buffer_grpc
 from tidegate.v1 import delivery_service_pb2 as delivery_pb2
 from tidegate.v1 import delivery_service_pb2_grpc as delivery_grpc
 
+if TYPE_CHECKING:
+    AddStream = grpc.aio.StreamStreamCall[
+        buffer_pb2.StreamMessagesRequest, buffer_pb2.StreamMessagesResponse
+    ]
+
 DEFAULT_TARGET = "127.0.0.1:7460"
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response")
+_Event = TypeVar("_Event", covariant=True)
 
 # The contract's "Deadline:" lines, in seconds. That of a pull depends on its wait.
 DEADLINES: dict[type[Message], float] = {
     buffer_pb2.AddMessageRequest: 1,
+    buffer_pb2.AddMessagesRequest: 5,
     buffer_pb2.GetStatusRequest: 1,
     buffer_pb2.FlushRequest: 1,
+    buffer_pb2.HoldWindowRequest: 1,
+    buffer_pb2.AmendMessageRequest: 1,
+    buffer_pb2.RemoveMessageRequest: 1,
+    buffer_pb2.DiscardRequest: 1,
     delivery_pb2.AckBatchRequest: 5,
     delivery_pb2.NackBatchRequest: 5,
     delivery_pb2.ExtendLeaseRequest: 5,
     admin_pb2.GetServerInfoRequest: 1,
     admin_pb2.GetStatsRequest: 2,
+    admin_pb2.ListConversationsRequest: 5,
     admin_pb2.ListDeadLettersRequest: 5,
     admin_pb2.GetBatchRequest: 2,
+    admin_pb2.TrackMessageRequest: 2,
+    admin_pb2.RequeueDeadLettersRequest: 10,
+    admin_pb2.DeleteDeadLettersRequest: 10,
+    admin_pb2.EraseConversationRequest: 10,
 }
 PULL_MARGIN = timedelta(seconds=5)
 
@@ -118,10 +134,10 @@ def seconds(timeout: timedelta | None, request: Message) -> float:
     return DEADLINES[type(request)] if timeout is None else timeout.total_seconds()
 
 
-class Stream(Protocol):
+class Stream(Protocol[_Event]):
     """A stream of the blocking client."""
 
-    def __iter__(self) -> Iterator[delivery_pb2.SubscribeResponse]: ...
+    def __iter__(self) -> Iterator[_Event]: ...
 
     def cancel(self) -> bool:
         """Ends it; its iteration raises grpc.RpcError then."""
@@ -222,10 +238,13 @@ class AsyncConnection(_ConnectionBase):
         except grpc.aio.UsageError:
             raise errors.closed() from None
         except asyncio.CancelledError:
-            # A channel that is closed cancels its calls; that is no cancellation of the task.
-            if self._closed and not _is_cancelled():
+            if self.ended_the_call():
                 raise errors.closed() from None
             raise
+
+    def ended_the_call(self) -> bool:
+        """Whether a CancelledError comes from `close`, and not from the task's cancellation."""
+        return self._closed and not _is_cancelled()
 
     def subscribe(
         self, request: delivery_pb2.SubscribeRequest
@@ -233,6 +252,22 @@ class AsyncConnection(_ConnectionBase):
         """A new stream. Raises TidegateError if the client is closed."""
         try:
             return self.delivery.Subscribe(request, metadata=self._pairs())
+        except grpc.aio.UsageError:
+            raise errors.closed() from None
+
+    def stream_messages(self) -> "AddStream":
+        """A new stream. Raises TidegateError if the client is closed."""
+        try:
+            return self.buffer.StreamMessages(metadata=self._pairs())
+        except grpc.aio.UsageError:
+            raise errors.closed() from None
+
+    def watch(
+        self, request: admin_pb2.WatchEventsRequest
+    ) -> "grpc.aio.UnaryStreamCall[admin_pb2.WatchEventsRequest, admin_pb2.WatchEventsResponse]":
+        """A new stream. Raises TidegateError if the client is closed."""
+        try:
+            return self.admin.WatchEvents(request, metadata=self._pairs())
         except grpc.aio.UsageError:
             raise errors.closed() from None
 
@@ -306,10 +341,17 @@ class Connection(_ConnectionBase):
         with self._translated():
             return future.result()
 
-    def subscribe(self, request: delivery_pb2.SubscribeRequest) -> Stream:
+    def subscribe(
+        self, request: delivery_pb2.SubscribeRequest
+    ) -> Stream[delivery_pb2.SubscribeResponse]:
         """A new stream. Raises TidegateError if the client is closed."""
         with self._translated():
             return self.delivery.Subscribe(request, metadata=self.metadata)
+
+    def watch(self, request: admin_pb2.WatchEventsRequest) -> Stream[admin_pb2.WatchEventsResponse]:
+        """A new stream. Raises TidegateError if the client is closed."""
+        with self._translated():
+            return self.admin.WatchEvents(request, metadata=self.metadata)
 
     @contextmanager
     def _translated(self) -> Generator[None]:

@@ -1,15 +1,20 @@
 """What the asyncio and the blocking side of delivery share: all but input and output."""
 
+import asyncio
 import logging
 import os
 import random
 import socket
+import threading
 import time
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import grpc
 
-from tidegate import _convert
+from tidegate import _decode, _encode
+from tidegate.errors import Superseded
 from tidegate.models import BatchInfo, NackAction, ReceivedMessage
 from tidegate.v1 import delivery_service_pb2 as delivery_pb2
 from tidegate.v1 import types_pb2
@@ -37,11 +42,10 @@ def default_subscriber_id() -> str:
 
 
 class Backoff:
-    """How long to wait before the next stream: 0.1 s, 0.2 s, ... 5 s, less up to half of it."""
+    """How long to wait before the next try: 0.1 s, 0.2 s, ... 5 s, less up to half of it."""
 
-    FIRST_S, LAST_S = 0.1, 5.0
-
-    def __init__(self) -> None:
+    def __init__(self, first_s: float = 0.1, last_s: float = 5.0):
+        self._first_s, self._last_s = first_s, last_s
         self._failures = 0
 
     def succeeded(self) -> None:
@@ -50,7 +54,7 @@ class Backoff:
 
     def failed_s(self, retry_after: timedelta | None = None) -> float:
         """Seconds to wait after a stream that failed; at least what the server asked for."""
-        ceiling = min(self.FIRST_S * 2 ** min(self._failures, 10), self.LAST_S)
+        ceiling = min(self._first_s * 2 ** min(self._failures, 10), self._last_s)
         self._failures += 1
         jittered = ceiling * random.uniform(0.5, 1)  # noqa: S311 - spreads load, guards nothing
         return max(jittered, retry_after.total_seconds() if retry_after else 0)
@@ -87,13 +91,27 @@ def release_request(wire: types_pb2.Batch) -> delivery_pb2.NackBatchRequest:
     )
 
 
+class _HasSuperseded(Protocol):
+    @property
+    def superseded(self) -> asyncio.Event | threading.Event: ...
+
+
+def mark_superseded(
+    batches: Mapping[str, _HasSuperseded], hint: delivery_pb2.BatchSuperseded
+) -> None:
+    """Tells the batch, if anybody still has it."""
+    batch = batches.get(hint.batch_id)
+    if batch is not None:
+        batch.superseded.set()
+
+
 class BatchBase:
     """The messages of one conversation's window, leased to this subscriber."""
 
     def __init__(self, wire: types_pb2.Batch, lease: timedelta):
-        self.info: BatchInfo = _convert.batch_info(wire.info)
-        self.messages: tuple[ReceivedMessage, ...] = _convert.received_messages(wire.messages)
-        self.lease_expires_at: datetime = _convert.always(wire.lease_expires_at)
+        self.info: BatchInfo = _decode.batch_info(wire.info)
+        self.messages: tuple[ReceivedMessage, ...] = _decode.received_messages(wire.messages)
+        self.lease_expires_at: datetime = _decode.always(wire.lease_expires_at)
         self.traceparent: str = wire.traceparent
         self.tracestate: str = wire.tracestate
         self._token = wire.lease_token
@@ -101,6 +119,7 @@ class BatchBase:
         self._leased_at_s = time.monotonic()
         self._inside = False
         self._over = False
+        self._superseding: Superseded | None = None
 
     @property
     def id(self) -> str:
@@ -139,22 +158,24 @@ class BatchBase:
     def _extension_timeout(self) -> timedelta:
         return min(max(self._lease / 2, timedelta(seconds=1)), timedelta(seconds=5))
 
-    def _ack_request(self) -> delivery_pb2.AckBatchRequest:
-        return delivery_pb2.AckBatchRequest(batch_id=self.id, lease_token=self._token)
+    def _ack_request(self, *, only_if_current: bool) -> delivery_pb2.AckBatchRequest:
+        return delivery_pb2.AckBatchRequest(
+            batch_id=self.id, lease_token=self._token, only_if_current=only_if_current
+        )
 
     def _nack_request(
         self, action: NackAction, retry_delay: timedelta | None, reason: str
     ) -> delivery_pb2.NackBatchRequest:
-        return _convert.nack_request(
+        return _encode.nack_request(
             self.id, self._token, action=action, retry_delay=retry_delay, reason=reason
         )
 
     def _extend_request(self, lease: timedelta) -> delivery_pb2.ExtendLeaseRequest:
-        return _convert.extend_request(self.id, self._token, lease=lease)
+        return _encode.extend_request(self.id, self._token, lease=lease)
 
     def _extended(
         self, response: delivery_pb2.ExtendLeaseResponse, lease: timedelta, asked_at_s: float
     ) -> datetime:
         self._lease, self._leased_at_s = lease, asked_at_s
-        self.lease_expires_at = _convert.always(response.lease_expires_at)
+        self.lease_expires_at = _decode.always(response.lease_expires_at)
         return self.lease_expires_at

@@ -1,184 +1,28 @@
 """Batches for threads, the twin of subscription.py.
 
-A thread reads each stream; one thread for each client, the timer, extends leases.
+A thread reads each stream; the client's timer watches over it.
 """
 
 import threading
-import time
+import weakref
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import grpc
 
 from tidegate import _delivery
 from tidegate._channel import Connection, Stream
 from tidegate._delivery import log
+from tidegate._threaded_batch import Batch
 from tidegate._timer import Alarm, Timer
-from tidegate.errors import LeaseLost, NotFound, TidegateError
-from tidegate.models import NackAction
+from tidegate.errors import TidegateError
 from tidegate.v1 import delivery_service_pb2 as delivery_pb2
 from tidegate.v1 import types_pb2
 
 if TYPE_CHECKING:
-    from grpc import Future, UnaryUnaryMultiCallable
-
-_Request = TypeVar("_Request", delivery_pb2.AckBatchRequest, delivery_pb2.NackBatchRequest)
-_Response = TypeVar("_Response")
-
-
-class Batch(_delivery.BatchBase):
-    """The messages of one conversation's window, leased to this subscriber.
-
-    `with batch:` acknowledges it when the block ends well. When the block raises, the batch is
-    given back, to be tried again (or, on KeyboardInterrupt and the like, to be given to anyone at
-    once), and the exception goes on. The lease is extended meanwhile. A block that has settled the
-    batch itself is not interfered with.
-
-    `lease_lost` is set when the batch was given to somebody else meanwhile: a long block may look
-    at it and stop early.
-    """
-
-    def __init__(
-        self, connection: Connection, timer: Timer, wire: types_pb2.Batch, lease: timedelta
-    ):
-        super().__init__(wire, lease)
-        self.lease_lost = threading.Event()
-        self._connection = connection
-        self._timer = timer
-        self._lock = threading.Lock()
-        self._alarm: Alarm | None = None
-
-    def ack(self, *, timeout: timedelta | None = None) -> bool:
-        """Settles the batch as processed.
-
-        True if this call did it, False if this lease had settled the batch before. Raises
-        LeaseLost, NotFound.
-        """
-        rpc = self._connection.delivery.AckBatch
-        return not self._settle(rpc, self._ack_request(), timeout).already_settled
-
-    def nack(
-        self,
-        action: NackAction = NackAction.RETRY,
-        *,
-        retry_delay: timedelta | None = None,
-        reason: str = "",
-        timeout: timedelta | None = None,
-    ) -> bool:
-        """Gives the batch back as not processed.
-
-        `retry_delay` is the least time until the next attempt, at most 1 h. `reason` is for people
-        and kept with the attempt; it must hold no payload. True if this call did it, False if this
-        lease had settled the batch before. Raises LeaseLost, NotFound.
-        """
-        rpc = self._connection.delivery.NackBatch
-        request = self._nack_request(action, retry_delay, reason)
-        return not self._settle(rpc, request, timeout).already_settled
-
-    def extend(
-        self, lease: timedelta | None = None, *, timeout: timedelta | None = None
-    ) -> datetime:
-        """Makes the lease end that long from now (default: its length) and returns its end.
-
-        Lengths are 1 s to 10 min. Raises LeaseLost, NotFound.
-        """
-        lease, asked_at_s = self._lease if lease is None else lease, time.monotonic()
-        rpc = self._connection.delivery.ExtendLease
-        response = self._connection.call(rpc, self._extend_request(lease), timeout)
-        return self._extended(response, lease, asked_at_s)
-
-    def __enter__(self) -> Self:
-        self._inside = True
-        self._keep()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._inside = False
-        self._let_go()
-        if self._over:
-            return
-        if error is None:
-            self.ack()
-        else:
-            self._give_back(_delivery.nack_for(error), type(error).__name__)
-
-    def _give_back(self, action: NackAction, reason: str) -> None:
-        """As `nack`, with little time and no error: at worst the lease runs out."""
-        try:
-            self.nack(action, reason=reason, timeout=_delivery.GIVING_BACK)
-        except TidegateError as error:
-            log.warning("batch %s could not be given back: %s", self.id, error)
-
-    def _settle(
-        self,
-        rpc: "UnaryUnaryMultiCallable[_Request, _Response]",
-        request: _Request,
-        timeout: timedelta | None,
-    ) -> _Response:
-        self._let_go()
-        try:
-            response = self._connection.call(rpc, request, timeout)
-        except (LeaseLost, NotFound):
-            self._over = True
-            self.lease_lost.set()
-            raise
-        except BaseException:
-            if self._inside:
-                self._keep()
-            raise
-        self._over = True
-        return response
-
-    def _keep(self) -> None:
-        with self._lock:
-            if not self._over:
-                self._alarm = self._timer.call_later(self._half_life_s(), self._extend_soon)
-
-    def _let_go(self) -> None:
-        with self._lock:
-            if self._alarm is not None:
-                self._alarm.cancel()
-                self._alarm = None
-
-    def _extend_soon(self) -> None:
-        with self._lock:
-            alarm, lease, asked_at_s = self._alarm, self._lease, time.monotonic()
-
-        def answered(future: "Future[delivery_pb2.ExtendLeaseResponse]") -> None:
-            with self._lock:
-                if self._alarm is alarm is not None:
-                    self._heed(future, lease, asked_at_s)
-
-        rpc = self._connection.delivery.ExtendLease
-        request = self._extend_request(lease)
-        self._connection.begin(rpc, request, self._extension_timeout()).add_done_callback(answered)
-
-    def _heed(
-        self,
-        future: "Future[delivery_pb2.ExtendLeaseResponse]",
-        lease: timedelta,
-        asked_at_s: float,
-    ) -> None:
-        try:
-            self._extended(self._connection.result(future), lease, asked_at_s)
-            delay_s = self._half_life_s()
-        except (LeaseLost, NotFound):
-            log.warning("the lease of batch %s is lost", self.id)
-            self.lease_lost.set()
-            return
-        except TidegateError as error:
-            log.warning("the lease of batch %s is not extended yet: %s", self.id, error)
-            delay_s = self._retry_extension_s()
-        self._alarm = self._timer.call_later(delay_s, self._extend_soon)
+    from grpc import Future
 
 
 @dataclass(eq=False, slots=True)
@@ -216,8 +60,9 @@ class Subscription:
         self._lease = request.lease_duration.ToTimedelta()
         self._room = max(1, request.max_in_flight)
         self._waiting: deque[_Waiting] = deque()
+        self._batches: weakref.WeakValueDictionary[str, Batch] = weakref.WeakValueDictionary()
         self._changed = threading.Condition()
-        self._stream: Stream | None = None
+        self._stream: Stream[delivery_pb2.SubscribeResponse] | None = None
         self._reader: threading.Thread | None = None
         self._failure: Exception | None = None
         self._ended = False
@@ -291,7 +136,7 @@ class Subscription:
         with self._changed:
             self._changed.wait_for(lambda: self._ended, delay_s)
 
-    def _open_stream(self) -> Stream:
+    def _open_stream(self) -> Stream[delivery_pb2.SubscribeResponse]:
         stream = self._connection.subscribe(self._request)
         with self._changed:
             self._stream = stream
@@ -314,7 +159,9 @@ class Subscription:
         finally:
             stream.cancel()
 
-    def _read_events(self, stream: Stream, backoff: _delivery.Backoff) -> float:
+    def _read_events(
+        self, stream: Stream[delivery_pb2.SubscribeResponse], backoff: _delivery.Backoff
+    ) -> float:
         patience_s = _delivery.OPENING_S
         watchdog = self._timer.call_later(patience_s, lambda: _fell_silent(stream))
         try:
@@ -339,11 +186,14 @@ class Subscription:
                 self._arrived(event.batch)
             case "heartbeat":
                 backoff.succeeded()
+            case "superseded":
+                _delivery.mark_superseded(self._batches, event.superseded)
             case _:
                 pass
 
     def _arrived(self, wire: types_pb2.Batch) -> None:
         batch = Batch(self._connection, self._timer, wire, self._lease)
+        self._batches[batch.id] = batch
         waiting = _Waiting(batch, _delivery.release_request(wire))
         with self._changed:
             waiting.alarm = self._timer.call_later(
@@ -373,6 +223,6 @@ class Subscription:
         return self._connection.begin(rpc, waiting.release, _delivery.GIVING_BACK)
 
 
-def _fell_silent(stream: Stream) -> None:
+def _fell_silent(stream: Stream[delivery_pb2.SubscribeResponse]) -> None:
     log.warning("the subscription fell silent; subscribing again")
     stream.cancel()

@@ -1,16 +1,18 @@
 """The client for asyncio."""
 
-import uuid
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Self
 
 import grpc
 import grpc.aio
 
-from tidegate import _channel, _convert, _delivery, models
-from tidegate.subscription import Batch, Subscription
+from tidegate import _channel, _decode, _delivery, _encode, _many, _watch, models
+from tidegate._gather import Gatherer
+from tidegate.batch import Batch
+from tidegate.errors import TidegateError
+from tidegate.subscription import Subscription
 from tidegate.v1 import admin_service_pb2 as admin_pb2
 from tidegate.v1 import buffer_service_pb2 as buffer_pb2
 
@@ -40,6 +42,7 @@ class Client:
         self._connection = _channel.AsyncConnection(
             target, token=token, credentials=credentials, channel=channel
         )
+        self._gatherer = Gatherer(self._connection)
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
 
     async def __aenter__(self) -> Self:
@@ -52,6 +55,7 @@ class Client:
         """Closes the subscriptions, then the connection. Calls after that raise TidegateError."""
         for subscription in list(self._subscriptions):
             await subscription.close()
+        await self._gatherer.close()
         await self._connection.close()
 
     async def add(
@@ -74,37 +78,143 @@ class Client:
         one it gets an id of its own. `policy` counts if this message opens the window. `flush`
         closes the window with this message. Look at `fallback_to_immediate` of the answer if the
         server's fallback policy is "immediate". Raises InvalidArgument, ResourceExhausted.
+
+        Adds that are under way at the same time share requests, which is many times faster; those
+        of one conversation are added in the order of the calls. One that is cancelled or whose time
+        is over may still be added: repeat it with the same `message_id`.
         """
-        message = models.Message(
-            id=message_id or uuid.uuid4().hex,
-            payload=payload,
-            content_type=content_type or "",
-            attributes=attributes or {},
+        request = _encode.add_request(
+            instance,
+            conversation,
+            payload,
+            message_id=message_id,
+            content_type=content_type,
+            attributes=attributes,
             occurred_at=occurred_at,
+            policy=policy,
+            flush=flush,
         )
-        request = _convert.add_request(instance, conversation, message, policy=policy, flush=flush)
-        rpc = self._connection.buffer.AddMessage
-        return _convert.added(await self._connection.call(rpc, request, timeout))
+        return _decode.added(await self._gatherer.add(request, timeout))
+
+    async def add_many(
+        self, messages: Iterable[models.NewMessage], *, timeout: timedelta | None = None
+    ) -> list[models.Added | TidegateError]:
+        """Adds several messages, of any conversations, with as few calls as possible.
+
+        The results are in the order of the messages; each is what `add` would have answered or
+        raised. Messages of one conversation are added in that order. Nothing that failed is tried
+        again: look at each result, and give a `message_id` to what you mean to repeat.
+
+        There is a call for every 512 messages or 1 MiB, one after the other; `timeout` is for each.
+        If the first fails as a whole its error is raised. If a later one does, its messages and
+        those after it have that error.
+        """
+        many = _many.Many(messages)
+        rpc = self._connection.buffer.AddMessages
+        for part in many.parts:
+            try:
+                many.heed(part, await self._connection.call(rpc, part.request, timeout))
+            except TidegateError as error:
+                many.give_up(part, error)
+                break
+        return many.results
 
     async def status(
         self, instance: str, conversation: str, *, timeout: timedelta | None = None
     ) -> models.Status:
         """Where a conversation stands. Raises NotFound if nothing is known of it."""
         request = buffer_pb2.GetStatusRequest(
-            conversation=_convert.conversation_ref(instance, conversation)
+            conversation=_encode.conversation_ref(instance, conversation)
         )
         rpc = self._connection.buffer.GetStatus
-        return _convert.status(await self._connection.call(rpc, request, timeout))
+        return _decode.status(await self._connection.call(rpc, request, timeout))
 
     async def flush(
         self, instance: str, conversation: str, *, timeout: timedelta | None = None
     ) -> models.Flushed:
         """Closes the conversation's window now. Without an open window it changes nothing."""
         request = buffer_pb2.FlushRequest(
-            conversation=_convert.conversation_ref(instance, conversation)
+            conversation=_encode.conversation_ref(instance, conversation)
         )
         rpc = self._connection.buffer.Flush
-        return _convert.flushed(await self._connection.call(rpc, request, timeout))
+        return _decode.flushed(await self._connection.call(rpc, request, timeout))
+
+    async def hold(
+        self,
+        instance: str,
+        conversation: str,
+        hold_for: timedelta = timedelta(seconds=5),
+        *,
+        timeout: timedelta | None = None,
+    ) -> models.Held:
+        """Keeps the conversation's window open for at least that long from now, at most 60 s.
+
+        For a user who is typing, recording or uploading. Never past the policy's `max_wait`, and
+        never shortens the window. Without an open window it changes nothing.
+        """
+        request = _encode.hold_request(instance, conversation, hold_for)
+        rpc = self._connection.buffer.HoldWindow
+        return _decode.held(await self._connection.call(rpc, request, timeout))
+
+    async def amend(
+        self,
+        instance: str,
+        conversation: str,
+        message_id: str,
+        payload: str | bytes,
+        *,
+        content_type: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+        occurred_at: datetime | None = None,
+        timeout: timedelta | None = None,
+    ) -> models.BufferInfo:
+        """Replaces a message that is still in the buffer: the user edited it.
+
+        All that is given here takes the place of what was there; place and arrival time stay.
+        Returns the buffer after the call. Raises NotFound, and AlreadySealed for a message that is
+        in a batch already.
+        """
+        request = _encode.amend_request(
+            instance,
+            conversation,
+            message_id,
+            payload,
+            content_type=content_type,
+            attributes=attributes,
+            occurred_at=occurred_at,
+        )
+        rpc = self._connection.buffer.AmendMessage
+        return _decode.buffer_info((await self._connection.call(rpc, request, timeout)).buffer)
+
+    async def remove(
+        self,
+        instance: str,
+        conversation: str,
+        message_id: str,
+        *,
+        timeout: timedelta | None = None,
+    ) -> models.BufferInfo | None:
+        """Takes a message out of the buffer: the user deleted it.
+
+        Returns the buffer after the call, None if that was its last message: the window is closed
+        then, without a batch. Raises NotFound, AlreadySealed.
+        """
+        request = _encode.remove_request(instance, conversation, message_id)
+        rpc = self._connection.buffer.RemoveMessage
+        return _decode.open_buffer(await self._connection.call(rpc, request, timeout))
+
+    async def discard(
+        self, instance: str, conversation: str, *, timeout: timedelta | None = None
+    ) -> int:
+        """Drops the open buffer without delivering it; returns how many messages that were.
+
+        For a person who takes the conversation over. A batch in progress is not touched.
+        """
+        request = buffer_pb2.DiscardRequest(
+            conversation=_encode.conversation_ref(instance, conversation)
+        )
+        rpc = self._connection.buffer.Discard
+        return (await self._connection.call(rpc, request, timeout)).discarded_count
 
     def subscribe(
         self,
@@ -119,7 +229,7 @@ class Client:
         `max_in_flight` is how many unsettled batches are held at a time, 1 to 1000; `lease` is how
         long one is held unless extended, 1 s to 10 min.
         """
-        request = _convert.subscribe_request(
+        request = _encode.subscribe_request(
             subscriber_id or _delivery.default_subscriber_id(),
             instances,
             max_in_flight=max_in_flight,
@@ -143,7 +253,7 @@ class Client:
         Instances, `subscriber_id` and `lease` as with `subscribe`. `max_batches` is 1 to 100,
         `wait` at most 60 s. Raises InvalidArgument, ResourceExhausted.
         """
-        request = _convert.pull_request(
+        request = _encode.pull_request(
             subscriber_id or _delivery.default_subscriber_id(),
             instances,
             max_batches=max_batches,
@@ -159,7 +269,7 @@ class Client:
         """Version, limits and capabilities of the server."""
         request = admin_pb2.GetServerInfoRequest()
         rpc = self._connection.admin.GetServerInfo
-        return _convert.server_info(await self._connection.call(rpc, request, timeout))
+        return _decode.server_info(await self._connection.call(rpc, request, timeout))
 
     async def stats(
         self, instance: str | None = None, *, timeout: timedelta | None = None
@@ -167,7 +277,24 @@ class Client:
         """Gauges and counters as of now, of one instance or of all."""
         request = admin_pb2.GetStatsRequest(instance=instance or "")
         rpc = self._connection.admin.GetStats
-        return _convert.stats(await self._connection.call(rpc, request, timeout))
+        return _decode.stats(await self._connection.call(rpc, request, timeout))
+
+    async def conversations(
+        self, instance: str | None = None, *, timeout: timedelta | None = None
+    ) -> AsyncIterator[models.ConversationInfo]:
+        """All conversations with an open buffer or a batch in progress, soonest first.
+
+        Of one instance or of all. `timeout` is for one page.
+        """
+        request = admin_pb2.ListConversationsRequest(instance=instance or "")
+        while True:
+            rpc = self._connection.admin.ListConversations
+            response = await self._connection.call(rpc, request, timeout)
+            for conversation in response.conversations:
+                yield _decode.conversation_info(conversation)
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
 
     async def dead_letters(
         self, instance: str | None = None, *, timeout: timedelta | None = None
@@ -178,7 +305,7 @@ class Client:
             rpc = self._connection.admin.ListDeadLetters
             response = await self._connection.call(rpc, request, timeout)
             for batch in response.batches:
-                yield _convert.batch_info(batch)
+                yield _decode.batch_info(batch)
             if not response.next_page_token:
                 return
             request.page_token = response.next_page_token
@@ -189,4 +316,68 @@ class Client:
         """One batch with its messages and attempts. Raises NotFound."""
         request = admin_pb2.GetBatchRequest(batch_id=batch_id)
         rpc = self._connection.admin.GetBatch
-        return _convert.batch_details(await self._connection.call(rpc, request, timeout))
+        return _decode.batch_details(await self._connection.call(rpc, request, timeout))
+
+    async def track(
+        self,
+        instance: str,
+        conversation: str,
+        message_id: str,
+        *,
+        timeout: timedelta | None = None,
+    ) -> models.Tracked:
+        """Follows one message: when it came, into which batch it went, each attempt.
+
+        Raises NotFound for a message that never came, or has been forgotten.
+        """
+        request = _encode.track_request(instance, conversation, message_id)
+        rpc = self._connection.admin.TrackMessage
+        return _decode.tracked(await self._connection.call(rpc, request, timeout))
+
+    async def requeue(self, *batch_ids: str, timeout: timedelta | None = None) -> dict[str, bool]:
+        """Puts the messages of dead letters back into their conversations' buffers, due at once.
+
+        Says of each id whether this call did it; False: it is no dead letter any more. There is a
+        call for every 100 ids, and `timeout` is for each.
+        """
+        done: dict[str, bool] = {}
+        rpc = self._connection.admin.RequeueDeadLetters
+        for ids in _many.id_groups(batch_ids):
+            request = admin_pb2.RequeueDeadLettersRequest(batch_ids=ids)
+            response = await self._connection.call(rpc, request, timeout)
+            done |= _decode.applied(response.results)
+        return done
+
+    async def delete_dead_letters(
+        self, *batch_ids: str, timeout: timedelta | None = None
+    ) -> dict[str, bool]:
+        """Deletes dead letters for good. Answers and `timeout` as with `requeue`."""
+        done: dict[str, bool] = {}
+        rpc = self._connection.admin.DeleteDeadLetters
+        for ids in _many.id_groups(batch_ids):
+            request = admin_pb2.DeleteDeadLettersRequest(batch_ids=ids)
+            response = await self._connection.call(rpc, request, timeout)
+            done |= _decode.applied(response.results)
+        return done
+
+    async def erase(
+        self, instance: str, conversation: str, *, timeout: timedelta | None = None
+    ) -> int:
+        """Forgets all that is stored of a conversation, dead letters and kept batches included.
+
+        Returns how many messages that were.
+        """
+        request = admin_pb2.EraseConversationRequest(
+            conversation=_encode.conversation_ref(instance, conversation)
+        )
+        rpc = self._connection.admin.EraseConversation
+        return (await self._connection.call(rpc, request, timeout)).erased_messages
+
+    def watch(self, instance: str | None = None) -> AsyncGenerator[models.Event]:
+        """What happens to messages and batches from now on, of one instance or of all.
+
+        A live tail, best effort: it watches again when the server goes away, and what happened
+        meanwhile is not told; `dropped` of an event counts what a slow reader missed. It ends with
+        an error when the server refuses, and never of its own accord. Events carry no payloads.
+        """
+        return _watch.watch(self._connection, admin_pb2.WatchEventsRequest(instance=instance or ""))

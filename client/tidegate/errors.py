@@ -166,6 +166,8 @@ _BY_CODE: dict[grpc.StatusCode, type[TidegateError]] = {
 # Not the caller's own cancellation: a server that stops cancels what it has not begun with.
 _BY_CODE[grpc.StatusCode.CANCELLED] = Unavailable
 
+_STATUSES: dict[int, grpc.StatusCode] = {status.value[0]: status for status in grpc.StatusCode}
+
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> TidegateError:
     """The error of this tree for one of gRPC's. `target` is the server, for the text."""
@@ -179,6 +181,20 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> TidegateError:
         retry_after=details.retry_after,
         fields=details.fields,
     )
+
+
+def from_code(code: int, reason: str, message: str) -> TidegateError:
+    """The error of this tree for one entry of several that failed, by its google.rpc.Code."""
+    status = _STATUSES.get(code, grpc.StatusCode.UNKNOWN)
+    kind = _BY_REASON.get(reason) or _BY_CODE.get(status, ServerError)
+    return kind(
+        message or reason or f"the server answered {status.name}", reason=reason, code=status
+    )
+
+
+def late(target: str) -> DeadlineExceeded:
+    """The error of a call whose time is over before its answer came."""
+    return DeadlineExceeded(_sentence(grpc.StatusCode.DEADLINE_EXCEEDED, "", "", target))
 
 
 def closed() -> TidegateError:

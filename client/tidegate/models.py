@@ -19,15 +19,21 @@ __all__ = [
     "BatchState",
     "BufferInfo",
     "BufferState",
+    "ConversationInfo",
     "DeliveryChannel",
+    "Event",
+    "EventKind",
     "FlushReason",
     "Flushed",
+    "Held",
     "Message",
     "NackAction",
+    "NewMessage",
     "ReceivedMessage",
     "ServerInfo",
     "Stats",
     "Status",
+    "Tracked",
     "WindowMode",
     "WindowPolicy",
 ]
@@ -105,6 +111,20 @@ class DeliveryChannel(IntEnum):
     HTTP_PUSH = 3
 
 
+class EventKind(IntEnum):
+    """What happened to a message or a batch."""
+
+    UNSPECIFIED = 0
+    MESSAGE_ADDED = 1
+    MESSAGE_DUPLICATE = 2
+    BATCH_DELIVERED = 3
+    BATCH_COMPLETED = 4
+    BATCH_RETRY_SCHEDULED = 5
+    BATCH_DEAD_LETTERED = 6
+    BATCH_REBUFFERED = 7
+    LEASE_EXPIRED = 8
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowPolicy:
     """When a window closes. None, and an UNSPECIFIED mode, take the instance's default."""
@@ -119,7 +139,7 @@ class WindowPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message as the producer gives it. The payload is text or bytes."""
+    """One message. The payload is text or bytes."""
 
     id: str
     payload: str | bytes = field(repr=False)
@@ -136,6 +156,21 @@ class Message:
     def binary(self) -> bytes:
         """The payload, if it is bytes; else empty."""
         return self.payload if isinstance(self.payload, bytes) else b""
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """One message for `Client.add_many`, with what `Client.add` takes for it."""
+
+    instance: str
+    conversation: str = field(repr=False)
+    payload: str | bytes = field(repr=False)
+    message_id: str | None = field(default=None, kw_only=True)
+    content_type: str | None = field(default=None, kw_only=True)
+    attributes: Mapping[str, str] | None = field(default=None, kw_only=True, repr=False)
+    occurred_at: datetime | None = field(default=None, kw_only=True)
+    policy: WindowPolicy | None = field(default=None, kw_only=True)
+    flush: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +237,9 @@ class Added:
 
     With `fallback_to_immediate` it was not buffered, and the caller handles it now;
     `fallback_reason` says why, such as "STORE_UNAVAILABLE". `buffer_created`: it opened the window.
+    `buffer` is the buffer after the call. It is None for a fallback, for a duplicate whose first
+    copy is in a batch, and where one request added several messages for all of a conversation but
+    the last.
     """
 
     outcome: AddOutcome
@@ -218,6 +256,14 @@ class Flushed:
     """Whether a window was open, and the buffer that is due now."""
 
     flushed: bool
+    buffer: BufferInfo | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Whether a window was open, and its buffer, if there is one."""
+
+    held: bool
     buffer: BufferInfo | None
 
 
@@ -250,6 +296,49 @@ class BatchDetails:
     info: BatchInfo
     messages: tuple[ReceivedMessage, ...]
     attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracked:
+    """The way of one message: the buffer it waits in, or the batch that holds it.
+
+    `duplicates` counts the copies that were refused. `attempts` are the batch's, oldest first.
+    """
+
+    sequence: int
+    received_at: datetime
+    duplicates: int
+    buffer: BufferInfo | None
+    batch: BatchInfo | None
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationInfo:
+    """A conversation with its open buffer and its batch in progress, whichever there is."""
+
+    instance: str
+    conversation: str = field(repr=False)
+    buffer: BufferInfo | None
+    current_batch: BatchInfo | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One event of the live tail.
+
+    `message_id` and `buffer` belong to an event of a message, `batch` to one of a batch.
+    `dropped` counts the events left out before this one because the reader was slow.
+    """
+
+    time: datetime
+    kind: EventKind
+    instance: str
+    conversation: str = field(repr=False)
+    message_id: str
+    buffer: BufferInfo | None
+    batch: BatchInfo | None
+    dropped: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

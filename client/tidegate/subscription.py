@@ -1,12 +1,10 @@
-"""Batches for asyncio: a stream that mends itself, and leases that live as long as the work."""
+"""Batches for asyncio: a stream that mends itself."""
 
 import asyncio
-import time
+import weakref
 from collections import deque
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 
 import grpc
 import grpc.aio
@@ -14,147 +12,12 @@ import grpc.aio
 from tidegate import _delivery, errors
 from tidegate._channel import AsyncConnection
 from tidegate._delivery import log
-from tidegate.errors import LeaseLost, NotFound, TidegateError
-from tidegate.models import NackAction
+from tidegate.batch import Batch
+from tidegate.errors import TidegateError
 from tidegate.v1 import delivery_service_pb2 as delivery_pb2
 from tidegate.v1 import types_pb2
 
-if TYPE_CHECKING:
-    from grpc.aio import UnaryUnaryMultiCallable
-
-__all__ = ["Batch", "Subscription"]
-
-_Request = TypeVar("_Request", delivery_pb2.AckBatchRequest, delivery_pb2.NackBatchRequest)
-_Response = TypeVar("_Response")
-
-
-class Batch(_delivery.BatchBase):
-    """The messages of one conversation's window, leased to this subscriber.
-
-    `async with batch:` acknowledges it when the block ends well. When the block raises, the batch
-    is given back, to be tried again (or, when the task is cancelled, to be given to anyone at
-    once), and the exception goes on. The lease is extended meanwhile. A block that has settled the
-    batch itself is not interfered with.
-
-    `lease_lost` is set when the batch was given to somebody else meanwhile: a long block may look
-    at it and stop early.
-    """
-
-    def __init__(self, connection: AsyncConnection, wire: types_pb2.Batch, lease: timedelta):
-        super().__init__(wire, lease)
-        self.lease_lost = asyncio.Event()
-        self._connection = connection
-        self._keeper: asyncio.Task[None] | None = None
-
-    async def ack(self, *, timeout: timedelta | None = None) -> bool:
-        """Settles the batch as processed.
-
-        True if this call did it, False if this lease had settled the batch before. Raises
-        LeaseLost, NotFound.
-        """
-        rpc = self._connection.delivery.AckBatch
-        response = await self._settle(rpc, self._ack_request(), timeout)
-        return not response.already_settled
-
-    async def nack(
-        self,
-        action: NackAction = NackAction.RETRY,
-        *,
-        retry_delay: timedelta | None = None,
-        reason: str = "",
-        timeout: timedelta | None = None,
-    ) -> bool:
-        """Gives the batch back as not processed.
-
-        `retry_delay` is the least time until the next attempt, at most 1 h. `reason` is for people
-        and kept with the attempt; it must hold no payload. True if this call did it, False if this
-        lease had settled the batch before. Raises LeaseLost, NotFound.
-        """
-        rpc = self._connection.delivery.NackBatch
-        request = self._nack_request(action, retry_delay, reason)
-        response = await self._settle(rpc, request, timeout)
-        return not response.already_settled
-
-    async def extend(
-        self, lease: timedelta | None = None, *, timeout: timedelta | None = None
-    ) -> datetime:
-        """Makes the lease end that long from now (default: its length) and returns its end.
-
-        Lengths are 1 s to 10 min. Raises LeaseLost, NotFound.
-        """
-        lease, asked_at_s = self._lease if lease is None else lease, time.monotonic()
-        rpc = self._connection.delivery.ExtendLease
-        response = await self._connection.call(rpc, self._extend_request(lease), timeout)
-        return self._extended(response, lease, asked_at_s)
-
-    async def __aenter__(self) -> Self:
-        self._inside = True
-        self._keep()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._inside = False
-        self._let_go()
-        if self._over:
-            return
-        if error is None:
-            await self.ack()
-        else:
-            await self._give_back(_delivery.nack_for(error), type(error).__name__)
-
-    async def _give_back(self, action: NackAction, reason: str) -> None:
-        """As `nack`, with little time and no error: at worst the lease runs out."""
-        try:
-            await self.nack(action, reason=reason, timeout=_delivery.GIVING_BACK)
-        except TidegateError as error:
-            log.warning("batch %s could not be given back: %s", self.id, error)
-
-    async def _settle(
-        self,
-        rpc: "UnaryUnaryMultiCallable[_Request, _Response]",
-        request: _Request,
-        timeout: timedelta | None,
-    ) -> _Response:
-        self._let_go()
-        try:
-            response = await self._connection.call(rpc, request, timeout)
-        except (LeaseLost, NotFound):
-            self._over = True
-            self.lease_lost.set()
-            raise
-        except BaseException:
-            if self._inside:
-                self._keep()
-            raise
-        self._over = True
-        return response
-
-    def _keep(self) -> None:
-        if not self._over:
-            self._keeper = asyncio.create_task(self._extend_while_held())
-
-    def _let_go(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            self._keeper = None
-
-    async def _extend_while_held(self) -> None:
-        while True:
-            await asyncio.sleep(self._half_life_s())
-            try:
-                await self.extend(timeout=self._extension_timeout())
-            except (LeaseLost, NotFound):
-                log.warning("the lease of batch %s is lost", self.id)
-                self.lease_lost.set()
-                return
-            except TidegateError as error:
-                log.warning("the lease of batch %s is not extended yet: %s", self.id, error)
-                await asyncio.sleep(self._retry_extension_s())
+__all__ = ["Subscription"]
 
 
 @dataclass(eq=False, slots=True)
@@ -189,6 +52,7 @@ class Subscription:
         self._lease = request.lease_duration.ToTimedelta()
         self._room = max(1, request.max_in_flight)
         self._waiting: deque[_Waiting] = deque()
+        self._batches: weakref.WeakValueDictionary[str, Batch] = weakref.WeakValueDictionary()
         self._changed = asyncio.Condition()
         self._reader: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -292,6 +156,8 @@ class Subscription:
                     await self._arrived(event.batch)
                 case "heartbeat":
                     backoff.succeeded()
+                case "superseded":
+                    _delivery.mark_superseded(self._batches, event.superseded)
                 case "closing":
                     return backoff.drained_s()
                 case _:
@@ -299,6 +165,7 @@ class Subscription:
 
     async def _arrived(self, wire: types_pb2.Batch) -> None:
         batch = Batch(self._connection, wire, self._lease)
+        self._batches[batch.id] = batch
         waiting = _Waiting(batch, _delivery.release_request(wire))
         loop = asyncio.get_running_loop()
         async with self._changed:

@@ -43,11 +43,17 @@ class Metrics:
     refused: Counter[str] = field(default_factory=Counter[str])
     fallbacks: int = 0
     delivered: int = 0
+    late: int = 0
     acked: int = 0
     retried: int = 0
     released: int = 0
+    rebuffered: int = 0
+    superseded: int = 0
     expired: int = 0
     dead_lettered: int = 0
+    push_sent: int = 0
+    push_failed: int = 0
+    push_off: int = 0
     repairs: int = 0
     store_round_trips: int = 0
     store_commands: int = 0
@@ -80,11 +86,17 @@ COUNTERS = (
     Spec("duplicates", "messages_duplicate_total", "Messages that had been taken before."),
     Spec("fallbacks", "messages_fallback_total", "Messages handed back to be handled at once."),
     Spec("delivered", "batches_delivered_total", "Deliveries of batches begun."),
+    Spec("late", "batches_late_total", "Batches later than TIDEGATE_LATE_AFTER."),
     Spec("acked", "batches_acked_total", "Batches settled as processed."),
     Spec("retried", "batches_retried_total", "Deliveries nacked to be tried again."),
     Spec("released", "batches_released_total", "Deliveries given back untried."),
+    Spec("rebuffered", "batches_rebuffered_total", "Batches that went back to their buffer."),
+    Spec("superseded", "batches_superseded_total", "Hints to a stream that a user wrote again."),
     Spec("expired", "leases_expired_total", "Leases that ran out."),
     Spec("dead_lettered", "batches_dead_lettered_total", "Batches that became dead letters."),
+    Spec("push_sent", "pushes_sent_total", "Pushes that the endpoint took."),
+    Spec("push_failed", "pushes_failed_total", "Pushes that the endpoint did not take."),
+    Spec("push_off", "push_endpoints_gone_total", "Endpoints that answered 410 and are off."),
     Spec("repairs", "repairs_total", "Repairs of the store's keys; 0 unless others change them."),
     Spec("store_round_trips", "store_round_trips_total", "Round trips to the store."),
     Spec("store_commands", "store_commands_total", "Commands sent to the store."),

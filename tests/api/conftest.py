@@ -8,26 +8,14 @@ import grpc.aio
 import pytest
 
 from tests.api.fake import FakeEngine
+from tests.api.house import FACTS, House
 from tidegate.v1.admin_service_pb2_grpc import AdminServiceStub
 from tidegate.v1.buffer_service_pb2_grpc import BufferServiceStub
 from tidegate.v1.delivery_service_pb2_grpc import DeliveryServiceStub
-from tidegate_server.api.admin import ServerFacts
 from tidegate_server.api.server import ApiServer, ApiSettings
 from tidegate_server.core.model import WindowPolicy
 from tidegate_server.engine.engine import Engine
 from tidegate_server.metrics import Metrics
-
-FACTS = ServerFacts(
-    version="1.2.3",
-    replica_id="replica-1",
-    started_at_ms=1_700_000_000_000,
-    default_policy=WindowPolicy(),
-    max_message_bytes=1000,
-    max_attempts=4,
-    durability="everysec",
-    store="valkey 9.1.2, embedded",
-    capabilities=("policy-override",),
-)
 
 
 @dataclass
@@ -74,3 +62,23 @@ async def rig(folder: Path) -> AsyncIterator[Rig]:
     async with grpc.aio.insecure_channel(path) as channel:
         yield Rig(engine, server, metrics, channel, fallbacks, bounds)
     await server.stop(0)
+
+
+@pytest.fixture
+async def house(folder: Path) -> AsyncIterator[House]:
+    house = House(f"unix:{folder}/house")
+    await house.start()
+    yield house
+    await house.stop()
+
+
+@pytest.fixture
+async def houses(folder: Path) -> AsyncIterator[tuple[House, House]]:
+    """Two servers that share a store, with windows of a minute."""
+    one = House(f"unix:{folder}/one", delay_ms=60_000)
+    other = House(f"unix:{folder}/other", one.store.replica(), delay_ms=60_000)
+    for house in (one, other):
+        await house.start()
+    yield one, other
+    for house in (one, other):
+        await house.stop()

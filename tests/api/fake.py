@@ -16,7 +16,7 @@ from tidegate_server.core.model import (
     WindowPolicy,
 )
 from tidegate_server.errors import TidegateError
-from tidegate_server.sinks.stream import Closing
+from tidegate_server.sinks.stream import Closing, Superseded
 from tidegate_server.store.base import Added, Extended, Flushed, Settled
 from tidegate_server.store.memory import MemoryStore
 
@@ -33,10 +33,10 @@ class FakeSubscriber:
         self.lease_ms = lease_ms
         self.channel = channel
         self.in_flight = 0
-        self.events: asyncio.Queue[Batch | Closing] = asyncio.Queue()
+        self.events: asyncio.Queue[Batch | Superseded | Closing] = asyncio.Queue()
         self.taken = asyncio.Semaphore(0)
 
-    async def next(self, timeout: float | None) -> Batch | Closing | None:
+    async def next(self, timeout: float | None) -> Batch | Superseded | Closing | None:
         try:
             async with asyncio.timeout(timeout):
                 event = await self.events.get()
@@ -66,6 +66,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.store = MemoryStore()
         self.draining = False
+        self.drain_begun = asyncio.Event()
         self.clock = SimpleNamespace(now_ms=lambda: 1_700_000_000_123)
         self.subscribers: list[FakeSubscriber] = []
         self.added: list[NewMessage] = []

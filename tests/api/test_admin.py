@@ -5,8 +5,9 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.api.conftest import FACTS, Rig
+from tests.api.conftest import Rig
 from tests.api.fake import text_body
+from tests.api.house import FACTS
 from tests.api.status import failure
 from tidegate.v1 import admin_service_pb2 as rpc
 from tidegate.v1 import types_pb2 as pb

@@ -11,8 +11,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2 as reflection
 
-from tests.api.conftest import FACTS, Rig
+from tests.api.conftest import Rig
 from tests.api.fake import FakeEngine
+from tests.api.house import FACTS
 from tests.api.status import failure
 from tidegate.v1 import admin_service_pb2, buffer_service_pb2, delivery_service_pb2
 from tidegate.v1.admin_service_pb2_grpc import AdminServiceStub
@@ -205,21 +206,3 @@ async def test_an_idle_reflection_stream_does_not_hold_a_stop_up(rig: Rig):
     assert await call.read()
     await asyncio.wait_for(rig.server.stop(grace=60), 10)
     assert await call.code() is grpc.StatusCode.OK
-
-
-DONE = {
-    "AddMessage", "GetStatus", "Flush",
-    "Subscribe", "Pull", "AckBatch", "NackBatch", "ExtendLease",
-    "GetServerInfo", "GetStats", "ListDeadLetters", "GetBatch",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("service", "method"),
-    [(s.full_name, m.name) for s in SERVICES for m in s.methods if m.name not in DONE],
-)
-async def test_what_is_not_implemented_says_so(rig: Rig, service: str, method: str):
-    call: Any = rig.channel.stream_stream(f"/{service}/{method}")(iter([b""]))
-    failed = await failure(call.read())
-    assert failed.code is grpc.StatusCode.UNIMPLEMENTED
-    assert failed.text == f"{method} is not implemented by this version of the server"

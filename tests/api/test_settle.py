@@ -63,6 +63,7 @@ async def test_settling_in_another_way_has_lost_the_lease(rig: Rig, batch: Batch
         (1, NackAction.RETRY, pb.BATCH_STATE_RETRY_SCHEDULED, True),
         (99, NackAction.RETRY, pb.BATCH_STATE_RETRY_SCHEDULED, True),
         (2, NackAction.RELEASE, pb.BATCH_STATE_RETRY_SCHEDULED, None),
+        (3, NackAction.REBUFFER, pb.BATCH_STATE_REBUFFERED, False),
         (4, NackAction.DEAD_LETTER, pb.BATCH_STATE_DEAD_LETTERED, False),
     ],
 )
@@ -79,13 +80,6 @@ async def test_a_nack_says_what_is_to_happen(
         assert response.HasField("next_attempt_at") == waits
     nacked = rig.engine.nacks.get_nowait()
     assert nacked == (batch.info.batch_id, action, "NACKED", "line 1\nline 2", 1)
-
-
-async def test_rebuffer_is_not_implemented_yet(rig: Rig, batch: Batch):
-    request = rpc.NackBatchRequest(**proof(batch, action=rpc.NACK_ACTION_REBUFFER))
-    failed = await failure(rig.delivery.NackBatch(request))
-    assert failed.code is grpc.StatusCode.UNIMPLEMENTED
-    assert rig.engine.nacks.empty()
 
 
 @pytest.mark.parametrize(("given", "asked"), [(None, None), (Duration(seconds=600), 600_000)])

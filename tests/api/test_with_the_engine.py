@@ -1,86 +1,12 @@
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 import grpc
-import grpc.aio
-import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from tests.api.conftest import FACTS
+from tests.api.house import House, texts
 from tests.api.status import failure
 from tidegate.v1 import admin_service_pb2 as admin
-from tidegate.v1 import buffer_service_pb2 as buffer
-from tidegate.v1 import delivery_service_pb2 as delivery
 from tidegate.v1 import types_pb2 as pb
-from tidegate.v1.admin_service_pb2_grpc import AdminServiceStub
-from tidegate.v1.buffer_service_pb2_grpc import BufferServiceStub
-from tidegate.v1.delivery_service_pb2_grpc import DeliveryServiceStub
-from tidegate_server.api.server import ApiServer
-from tidegate_server.core.model import WindowPolicy
-from tidegate_server.engine.engine import Engine
-from tidegate_server.metrics import Metrics
-from tidegate_server.store.memory import MemoryStore
-
-
-class House:
-    """A whole server over the reference store, with windows of 20 ms."""
-
-    def __init__(self, address: str):
-        metrics = Metrics()
-        self.engine = Engine(MemoryStore(), metrics=metrics)
-        policy = WindowPolicy(delay_ms=20, grace_ms=0)
-        self.server = ApiServer(
-            self.engine,
-            listen=[address],
-            facts=FACTS,
-            metrics=metrics,
-            policy=lambda instance: policy,
-            fallback=lambda instance: "error",
-            max_delay_ms=lambda instance: None,
-        )
-        self.channel = grpc.aio.insecure_channel(address)
-        self.buffer: Any = BufferServiceStub(self.channel)
-        self.delivery: Any = DeliveryServiceStub(self.channel)
-        self.admin: Any = AdminServiceStub(self.channel)
-
-    async def add(self, *texts: str, conversation: str = "ann", flush: bool = False) -> None:
-        for text in texts:
-            message = pb.Message(text=text)
-            request = buffer.AddMessageRequest(
-                instance="bot", conversation=conversation, message=message, flush=flush
-            )
-            assert (await self.buffer.AddMessage(request)).success
-
-    def subscribe(self, **fields: Any) -> Any:
-        return self.delivery.Subscribe(delivery.SubscribeRequest(subscriber_id="worker", **fields))
-
-    def pull(self, **fields: Any) -> Any:
-        return self.delivery.Pull(delivery.PullRequest(subscriber_id="php", **fields))
-
-    async def ack(self, batch: pb.Batch, *, only_if_current: bool = False) -> Any:
-        request = delivery.AckBatchRequest(
-            batch_id=batch.info.batch_id,
-            lease_token=batch.lease_token,
-            only_if_current=only_if_current,
-        )
-        return await self.delivery.AckBatch(request)
-
-
-def texts(batch: pb.Batch) -> list[str]:
-    return [message.message.text for message in batch.messages]
-
-
-@pytest.fixture
-async def house(folder: Path) -> AsyncIterator[House]:
-    house = House(f"unix:{folder}/api")
-    await house.engine.start()
-    await house.server.start()
-    yield house
-    await house.channel.close()
-    await house.server.stop(0)
-    await house.engine.stop()
 
 
 async def test_a_burst_arrives_as_one_batch_and_is_settled(house: House):
@@ -104,6 +30,7 @@ async def test_a_reply_that_was_overtaken_comes_again_with_the_newer_messages(ho
     await house.add("two")
     failed = await failure(house.ack(batch, only_if_current=True))
     assert (failed.code, failed.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SUPERSEDED")
+    assert (await stream.read()).superseded.batch_id == batch.info.batch_id
     again = (await stream.read()).batch
     assert texts(again) == ["one", "two"]
     assert again.info.rebuffer_count == 1

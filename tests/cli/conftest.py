@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import logging
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -57,6 +58,12 @@ def run(*arguments: str, stdin: str = "", **settings: str) -> Ended:
     )
     assert "Traceback" not in done.stderr, done.stderr
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def objects(ended: Ended) -> list[dict[str, Any]]:
+    """What a command that went well has said with --json."""
+    assert ended.code == 0, ended.err
+    return [json.loads(line) for line in ended.out.splitlines()]
 
 
 class Call(Protocol):
@@ -113,10 +120,22 @@ def running(*arguments: str, **settings: str) -> Generator["subprocess.Popen[str
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One for a module; each test has instances of its own."""
-    started = Server(tmp_path_factory.mktemp("cli"))
+    started = Server(tmp_path_factory.mktemp("cli"), retry_base="100ms")
     asyncio.run(started.start())
     yield started
     assert asyncio.run(started.terminate()) == 0
+
+
+@pytest.fixture
+def instance(request: pytest.FixtureRequest) -> str:
+    """One for each test."""
+    return str(request.node.name)[:100].replace("[", ".").rstrip("]")
+
+
+@pytest.fixture
+def on(server: Server) -> dict[str, str]:
+    """What makes a command go to the server."""
+    return {"TIDEGATE_ADDRESS": server.target}
 
 
 @pytest.fixture

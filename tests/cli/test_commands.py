@@ -1,29 +1,9 @@
-import json
-from typing import Any
-
-import pytest
-
 import tidegate.blocking
-from tests.cli.conftest import Call, Ended, run, running
+from tests.cli.conftest import Call, objects, run, running
 from tests.support.servers import Server
 from tidegate import BatchState, WindowMode
 
 CONVERSATION = "+49 170 1234567"
-
-
-@pytest.fixture
-def instance(request: pytest.FixtureRequest) -> str:
-    return str(request.node.name)[:100].replace("[", ".").rstrip("]")
-
-
-@pytest.fixture
-def on(server: Server) -> dict[str, str]:
-    return {"TIDEGATE_ADDRESS": server.target}
-
-
-def objects(ended: Ended) -> list[dict[str, Any]]:
-    assert ended.code == 0, ended.err
-    return [json.loads(line) for line in ended.out.splitlines()]
 
 
 def test_each_text_is_a_message(

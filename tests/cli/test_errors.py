@@ -25,6 +25,10 @@ def sentences(ended: Ended) -> list[str]:
         ("stats",),
         ("dead-letters",),
         ("dead-letters", "show", "0-1-1"),
+        ("dead-letters", "delete", "0-1-1", "--yes"),
+        ("conversations",),
+        ("tail",),
+        ("hold", "bot", "ann"),
     ],
 )
 def test_a_server_that_is_away_is_one_sentence(call: Call, command: tuple[str, ...]) -> None:
@@ -42,6 +46,8 @@ def test_a_server_that_is_away_is_one_sentence(call: Call, command: tuple[str, .
     [
         (("sned",), "tidegate: no such command 'sned'"),
         (("send", "bot"), "tidegate send: missing argument"),
+        (("hold", "b", "a", "--for", "x"), "tidegate hold: invalid value for '--for'"),
+        (("tail", "--count", "0"), "tidegate tail: invalid value for '--count'"),
         (("stats", "--jason"), "tidegate stats: no such option: --jason"),
         (("send", "b", "a", "hi", "--delay", "x"), "tidegate send: invalid value for '--delay'"),
         (("subscribe", "--count", "0"), "tidegate subscribe: invalid value for '--count'"),
@@ -76,7 +82,7 @@ def test_the_version_and_the_help_are_there(call: Call) -> None:
     assert call("--version").out.startswith("tidegate ")
     bare, asked = call(), call("--help")
     assert bare.code == asked.code == 0
-    for command in ("serve", "demo", "replay", "dead-letters"):
+    for command in ("serve", "demo", "replay", "dead-letters", "conversations", "erase"):
         assert command in bare.out
         assert command in asked.out
     assert "\x1b" not in asked.out

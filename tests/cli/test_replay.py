@@ -62,7 +62,7 @@ def test_a_trace_is_replayed_against_a_server_of_its_own(tmp_path: Path, trace: 
 def test_the_stores_files_can_be_kept_and_a_trace_played_again(tmp_path: Path, trace: Path) -> None:
     for _ in range(2):
         kept = ("--data-dir", str(tmp_path / "data"))
-        ended = run("replay", str(trace), "--speed", "60", "--mode", "sliding", *kept, "--json")
+        ended = run("replay", str(trace), "--speed", "120", "--mode", "sliding", *kept, "--json")
         assert verdict(ended.out)["holds"], ended.err
     assert (tmp_path / "data" / "appendonlydir").is_dir()
 

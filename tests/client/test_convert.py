@@ -7,13 +7,14 @@ from tidegate import (
     AddOutcome,
     BatchState,
     BufferState,
+    EventKind,
     FlushReason,
     InvalidArgument,
-    Message,
     NackAction,
     WindowMode,
     WindowPolicy,
-    _convert,
+    _decode,
+    _encode,
 )
 from tidegate.v1 import admin_service_pb2 as admin_pb2
 from tidegate.v1 import buffer_service_pb2 as buffer_pb2
@@ -27,13 +28,12 @@ PAIRS: list[tuple[Any, Any]] = [
     (BatchState, types_pb2.BatchState),
     (AddOutcome, buffer_pb2.AddOutcome),
     (NackAction, delivery_pb2.NackAction),
+    (EventKind, admin_pb2.EventKind),
 ]
 
 
 def add(payload: Any = "hello", **more: Any) -> buffer_pb2.AddMessageRequest:
-    policy = more.pop("policy", None)
-    message = Message(id="m1", payload=payload, **more)
-    return _convert.add_request("bot", "+49170", message, policy=policy, flush=False)
+    return _encode.add_request("bot", "+49170", payload, message_id="m1", **more)
 
 
 @pytest.mark.parametrize(("ours", "wire"), PAIRS)
@@ -53,7 +53,7 @@ def test_what_is_not_given_stays_unset():
 
 def test_a_length_of_zero_is_sent_and_read_as_zero():
     policy = add(policy=WindowPolicy(delay=timedelta(0), max_wait=timedelta(seconds=1.5))).policy
-    read = _convert.window_policy(policy)
+    read = _decode.window_policy(policy)
     assert (read.delay, read.grace, read.max_wait) == (timedelta(0), None, timedelta(seconds=1.5))
 
 
@@ -64,7 +64,7 @@ def test_an_empty_text_is_a_text_and_empty_bytes_are_bytes():
 
 @pytest.mark.parametrize("payload", ["", "hello", "שלום\x00👋", b"", b"\xff\x00"])
 def test_a_payload_comes_back_as_it_was(payload: str | bytes):
-    read = _convert.received_message(types_pb2.BufferedMessage(message=add(payload).message))
+    read = _decode.received_message(types_pb2.BufferedMessage(message=add(payload).message))
     assert read.payload == payload
     assert read.text == (payload if isinstance(payload, str) else "")
     assert read.binary == (payload if isinstance(payload, bytes) else b"")
@@ -75,7 +75,7 @@ def test_times_are_read_in_utc_and_unset_ones_as_none():
     wire = types_pb2.BufferedMessage(
         message=add(occurred_at=datetime(2024, 5, 1, 14, tzinfo=east)).message
     )
-    read = _convert.received_message(wire)
+    read = _decode.received_message(wire)
     assert read.occurred_at == datetime(2024, 5, 1, 12, tzinfo=UTC)
     assert read.received_at.tzinfo is UTC
     assert read.amended_at is None
@@ -104,14 +104,14 @@ def test_what_the_wire_cannot_carry_is_refused_with_a_sentence(
 def test_unknown_values_of_an_enum_are_read_as_unspecified():
     info = types_pb2.BatchInfo.FromString(b"\x18\x63\x58\x63")
     assert (info.state, info.flush_reason) == (99, 99)
-    read = _convert.batch_info(info)
+    read = _decode.batch_info(info)
     assert (read.state, read.flush_reason) == (BatchState.UNSPECIFIED, FlushReason.UNSPECIFIED)
 
 
 @pytest.mark.parametrize(("number", "reason"), [(0, ""), (10, "STORE_UNAVAILABLE"), (99, "")])
 def test_a_fallback_reason_is_read_as_its_name(number: Any, reason: str):
     response = buffer_pb2.AddMessageResponse(fallback_to_immediate=True, fallback_reason=number)
-    assert _convert.added(response).fallback_reason == reason
+    assert _decode.added(response).fallback_reason == reason
 
 
 def test_every_field_of_a_batch_is_read():
@@ -134,7 +134,7 @@ def test_every_field_of_a_batch_is_read():
     for second, name in enumerate(times, start=1):
         getattr(wire, name).FromSeconds(second)
 
-    read = _convert.batch_info(wire)
+    read = _decode.batch_info(wire)
 
     for field in types_pb2.BatchInfo.DESCRIPTOR.fields:
         if field.name not in (*times, "conversation"):
@@ -145,4 +145,4 @@ def test_every_field_of_a_batch_is_read():
 
 
 def test_an_age_of_nothing_is_zero():
-    assert _convert.stats(admin_pb2.GetStatsResponse()).oldest_due_age == timedelta(0)
+    assert _decode.stats(admin_pb2.GetStatsResponse()).oldest_due_age == timedelta(0)

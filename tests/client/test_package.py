@@ -33,7 +33,9 @@ def test_all_names_exactly_the_public_names():
     assert public | {"__version__"} == set(tidegate.__all__)
 
 
-@pytest.mark.parametrize("module", ["errors", "models", "client", "subscription", "blocking"])
+@pytest.mark.parametrize(
+    "module", ["errors", "models", "client", "batch", "subscription", "blocking"]
+)
 def test_each_module_has_what_it_promises(module: str):
     loaded = import_module(f"tidegate.{module}")
     assert all(hasattr(loaded, name) for name in loaded.__all__)

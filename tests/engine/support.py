@@ -17,10 +17,11 @@ from tidegate_server.core.retry import RetryPolicy
 from tidegate_server.engine.engine import Engine
 from tidegate_server.errors import StoreUnavailable
 from tidegate_server.metrics import Metrics
-from tidegate_server.sinks.stream import Subscriber
-from tidegate_server.store.base import Claimed, Due, Horizon, Notice, Settled
+from tidegate_server.sinks.stream import Subscriber, Superseded
+from tidegate_server.store.base import Claimed, Due, Horizon, Settled
 from tidegate_server.store.memory import MemoryStore
 from tidegate_server.store.memory.state import World
+from tidegate_server.store.signals import LiveEvent, Notice
 
 SOON = WindowPolicy(delay_ms=30, grace_ms=0)
 NOW = WindowPolicy(delay_ms=0, grace_ms=0)
@@ -41,8 +42,17 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def taken(subscriber: Subscriber) -> Batch:
-    event = await subscriber.next(PATIENCE_S)
+    """The next batch, whatever hints come before it."""
+    while isinstance(event := await subscriber.next(PATIENCE_S), Superseded):
+        pass
     assert isinstance(event, Batch), event
+    return event
+
+
+async def hinted(subscriber: Subscriber) -> Superseded:
+    """The next event, which must be a hint."""
+    event = await subscriber.next(PATIENCE_S)
+    assert isinstance(event, Superseded), event
     return event
 
 
@@ -59,6 +69,8 @@ class WatchedStore(MemoryStore):
         self.loses_claims = 0
         self.gate: asyncio.Event | None = None
         self.bug: Exception | None = None
+        self.publishes: asyncio.Event | None = None
+        self.on_publish: Callable[[Sequence[LiveEvent]], None] = lambda _: None
 
     async def _ask(self, name: str) -> None:
         self.asked[name] += 1
@@ -71,6 +83,12 @@ class WatchedStore(MemoryStore):
         self.told += notices
         if not self.deaf:
             await super().tell(notices)
+
+    async def publish(self, events: Sequence[LiveEvent]) -> None:
+        if self.publishes:
+            await self.publishes.wait()
+        self.on_publish(events)
+        await super().publish(events)
 
     async def claim(
         self,
@@ -118,10 +136,16 @@ class WatchedStore(MemoryStore):
 class Server:
     """One server of a test: its engine, its metrics and its view of the store."""
 
-    def __init__(self, world: World, *, sweep_ms: int):
+    def __init__(self, world: World, *, sweep_ms: int, most: int, events: bool):
         self.store = WatchedStore(world)
         self.metrics = Metrics()
-        self.engine = Engine(self.store, metrics=self.metrics, sweep_ms=sweep_ms)
+        self.engine = Engine(
+            self.store,
+            metrics=self.metrics,
+            max_subscribers=most,
+            sweep_ms=sweep_ms,
+            events=events,
+        )
 
     def subscribe(
         self, *instances: str, most: int = 8, lease_ms: int = 30_000, name: str = "worker"
@@ -142,10 +166,18 @@ class Server:
 
 
 @asynccontextmanager
-async def servers(count: int = 1, *, sweep_ms: int = 60_000, retry: RetryPolicy | None = None):
+async def servers(
+    count: int = 1,
+    *,
+    sweep_ms: int = 60_000,
+    retry: RetryPolicy | None = None,
+    most: int = 1_000,
+    events: Sequence[bool] = (),
+):
     """Servers that have begun; they sweep at the start, and then as seldom as the test wants."""
     world = World(retry=retry or RetryPolicy())
-    running = [Server(world, sweep_ms=sweep_ms) for _ in range(count)]
+    publishes = [*events, *[True] * (count - len(events))]
+    running = [Server(world, sweep_ms=sweep_ms, most=most, events=on) for on in publishes]
     for server in running:
         await server.engine.start()
     await until(lambda: all(server.store.asked["horizon"] for server in running))

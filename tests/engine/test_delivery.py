@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from tests.engine.support import LATER, NOW, SOON, message, servers, taken, until
+from tests.engine.support import LATER, NOW, SOON, hinted, message, servers, taken, until
 from tidegate_server.core.model import (
     BatchState,
     Conversation,
@@ -108,6 +108,7 @@ async def test_a_conversation_waits_for_its_earlier_batch():
         await server.add("ann", policy=NOW)
         first = await taken(subscriber)
         await server.add("ann", policy=NOW)
+        await hinted(subscriber)
         assert await subscriber.next(0.03) is None
         await server.ack(first)
         second = await taken(subscriber)

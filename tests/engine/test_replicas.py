@@ -5,8 +5,8 @@ import pytest
 from tests.engine.support import NOW, SOON, Server, message, servers, taken, until
 from tidegate_server.core.model import Conversation, DeliveryChannel
 from tidegate_server.errors import Superseded
-from tidegate_server.store.base import NoticeKind
 from tidegate_server.store.memory import MemoryStore
+from tidegate_server.store.signals import NoticeKind
 
 
 async def dead_claim(server: Server, name: str) -> None:

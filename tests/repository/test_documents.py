@@ -7,9 +7,10 @@ import pytest
 
 from tests.repository.paths import ROOT, documents, table
 from tidegate.v1 import types_pb2
-from tidegate_server.config import ConfigError, Settings, load_settings
+from tidegate_server.config import ConfigError, Push, Settings, load_settings
 from tidegate_server.config.settings import KEYS, env_name
 from tidegate_server.config.sources import ALIASES
+from tidegate_server.config.values import show
 from tidegate_server.core.delivery import FINAL, TRANSITIONS
 from tidegate_server.metrics import Metrics
 from tidegate_server.ops.exposition import MetricsCollector
@@ -72,6 +73,28 @@ def allowed(variable: str) -> str:
             (rule,) = re.findall(f"(?m)^{variable} is .*?; it must be (.*)$", str(error))
             return rule.partition(", such as")[0]
     return "text"
+
+
+def test_the_keys_of_an_endpoint_are_those_of_the_server(tmp_path: Path):
+    told = {row[0]: row[1:3] for row in table("docs/settings.md", "key of push")}
+    assert told == {
+        key: [
+            "none" if field.is_required() else show(field.default),
+            _allowed_of_push(key, tmp_path / "tidegate.toml"),
+        ]
+        for key, field in Push.model_fields.items()
+    }
+
+
+def _allowed_of_push(key: str, file: Path) -> str:
+    wrong = "/nowhere" if key.endswith("_file") else "\\u0000"
+    keys = {"url": '"https://bot.example/"', key: f'"{wrong}"'}
+    lines = [f"{name} = {value}" for name, value in keys.items()]
+    file.write_text("\n".join(['[instances."a".push]', *lines]))
+    with pytest.raises(ConfigError) as caught:
+        load_settings(environ={}, config_file=file)
+    (rule,) = re.findall(r"; it must be (.*)", str(caught.value))
+    return rule.partition(", such as")[0]
 
 
 def test_the_original_names_are_those_of_the_server():

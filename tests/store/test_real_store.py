@@ -15,9 +15,10 @@ from tidegate_server.core.model import (
     WindowPolicy,
 )
 from tidegate_server.errors import StartupError, StoreUnavailable
-from tidegate_server.store.base import Claimed, Notice, NoticeKind
+from tidegate_server.store.base import Claimed
 from tidegate_server.store.connect import Address, prepare
 from tidegate_server.store.redis import RedisStore
+from tidegate_server.store.signals import Notice, NoticeKind
 
 ANN = Conversation("bot", "ann")
 NOW = WindowPolicy(delay_ms=0, grace_ms=0)

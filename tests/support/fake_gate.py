@@ -43,6 +43,28 @@ class Hang:
     """A call that is never answered."""
 
 
+@dataclass(frozen=True)
+class Wait:
+    """A call that is answered as if nothing were scripted, once the test lets it."""
+
+    until: asyncio.Event
+
+
+@dataclass(frozen=True)
+class Normal:
+    """A call that is answered as if nothing were scripted."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What it carries is taken, but its answer is lost: the stream breaks, or just ends."""
+
+    end: "Failure | None" = None
+
+
+Answer = Message | Failure | Hang | Wait | Normal | Lost
+
+
 def failure(
     code: grpc.StatusCode,
     reason: str,
@@ -109,9 +131,9 @@ CLOSING = delivery_service_pb2.SubscribeResponse(
 
 @dataclass(eq=False)
 class FakeStream:
-    """One Subscribe call, seen from the server."""
+    """One call of Subscribe or WatchEvents, seen from the server."""
 
-    request: delivery_service_pb2.SubscribeRequest
+    request: Any
     over: asyncio.Event = field(default_factory=asyncio.Event)
     events: "asyncio.Queue[Message | Failure | None]" = field(default_factory=asyncio.Queue)
 
@@ -134,14 +156,18 @@ def _methods() -> list[MethodDescriptor]:
 
 
 class FakeGate:
-    """Answers each call with what was scripted for it, else with an empty response."""
+    """Answers each call with what was scripted for it, else as if it had gone well."""
 
     def __init__(self, address: str):
         self.address = address
         self.metadata: dict[str, str | bytes] = {}
-        self._answers: dict[str, deque[Message | Failure | Hang]] = defaultdict(deque)
+        self._answers: dict[str, deque[Answer]] = defaultdict(deque)
+        self._stored: dict[tuple[str, str], list[str]] = defaultdict(list)
         self._calls: dict[str, list[Any]] = defaultdict(list)
         self._changed = asyncio.Condition()
+        self._ending = asyncio.Event()
+        self.add_streams = 0
+        self.open_add_streams = 0
         self._streams: asyncio.Queue[FakeStream] = asyncio.Queue()
         self._all_streams: list[FakeStream] = []
         self._server = grpc.aio.server()
@@ -163,7 +189,7 @@ class FakeGate:
             stream.send(None)
         await self._server.stop(None)
 
-    def script(self, method: str, *answers: Message | Failure | Hang) -> None:
+    def script(self, method: str, *answers: Answer) -> None:
         """What the next calls of that method are answered."""
         self._answers[method].extend(answers)
 
@@ -177,8 +203,23 @@ class FakeGate:
             await self._changed.wait_for(lambda: len(self._calls[method]) >= times)
             return self.calls(method)
 
+    def stored(self, conversation: str) -> list[str]:
+        """The ids of that conversation's messages, in the order in which they were taken."""
+        return self._stored["bot", conversation]
+
+    async def end_add_streams(self) -> None:
+        """Ends the streams of adds that are open."""
+        self._ending.set()
+        await self.until_no_add_stream()
+        self._ending.clear()
+
+    async def until_no_add_stream(self) -> None:
+        """Until no stream of adds is open."""
+        async with asyncio.timeout(PATIENCE_S), self._changed:
+            await self._changed.wait_for(lambda: self.open_add_streams == 0)
+
     async def next_stream(self) -> FakeStream:
-        """The next subscription that somebody opens."""
+        """The next stream of batches or of events that somebody opens."""
         async with asyncio.timeout(PATIENCE_S):
             return await self._streams.get()
 
@@ -188,8 +229,10 @@ class FakeGate:
             "request_deserializer": request.FromString,
             "response_serializer": _serialize,
         }
-        if method.name == "Subscribe":
-            handler = grpc.unary_stream_rpc_method_handler(self._subscribe, **codecs)
+        if method.name in ("Subscribe", "WatchEvents"):
+            handler = grpc.unary_stream_rpc_method_handler(self._events(method.name), **codecs)
+        elif method.name == "StreamMessages":
+            handler = grpc.stream_stream_rpc_method_handler(self._stream_messages, **codecs)
         else:
             handler = grpc.unary_unary_rpc_method_handler(self._unary(method), **codecs)
         service = method.containing_service.full_name
@@ -201,30 +244,110 @@ class FakeGate:
         async def handle(request: Message, context: Any) -> Message:
             await self._note(method.name, request, context)
             scripted = self._answers[method.name]
-            answer = scripted.popleft() if scripted else response()
+            answer = scripted.popleft() if scripted else Normal()
             if isinstance(answer, Hang):
                 await asyncio.Event().wait()
+            if isinstance(answer, Wait):
+                await answer.until.wait()
             if isinstance(answer, Failure):
                 await _abort(context, answer)
-            return cast("Message", answer)
+            return answer if isinstance(answer, Message) else self._normal(request, response())
 
         return handle
 
-    async def _subscribe(
-        self, request: delivery_service_pb2.SubscribeRequest, context: Any
+    def _normal(self, request: Any, response: Any) -> Message:
+        """What a call is answered when nothing is scripted: empty, but for what adds."""
+        if isinstance(request, buffer_service_pb2.AddMessageRequest):
+            return self._add(request)
+        if isinstance(request, buffer_service_pb2.AddMessagesRequest):
+            response.results.extend(self._add_all(request.messages))
+        return response
+
+    def _add_all(self, requests: Any) -> list[buffer_service_pb2.AddResult]:
+        return [buffer_service_pb2.AddResult(response=self._add(request)) for request in requests]
+
+    def _add(
+        self, request: buffer_service_pb2.AddMessageRequest
+    ) -> buffer_service_pb2.AddMessageResponse:
+        stored = self._stored[request.instance, request.conversation]
+        new = request.message.id not in stored
+        if new:
+            stored.append(request.message.id)
+        return buffer_service_pb2.AddMessageResponse(
+            success=True,
+            outcome=buffer_service_pb2.AddOutcome.ValueType(1 if new else 2),
+            message_id=request.message.id,
+            sequence=stored.index(request.message.id) + 1,
+        )
+
+    async def _stream_messages(
+        self, requests: AsyncIterator[buffer_service_pb2.StreamMessagesRequest], context: Any
     ) -> AsyncIterator[Message]:
-        await self._note("Subscribe", request, context)
-        stream = FakeStream(request)
-        self._all_streams.append(stream)
-        self._streams.put_nowait(stream)
+        self.add_streams += 1
+        self.open_add_streams += 1
         try:
-            while (event := await stream.events.get()) is not None:
-                if isinstance(event, Failure):
-                    await _abort(context, event)
-                else:
-                    yield event
+            while (request := await self._next_add(requests)) is not None:
+                await self._note("StreamMessages", request, context)
+                response = await self._answer_stream(request, context)
+                if response is None:
+                    return
+                yield response
         finally:
-            stream.over.set()
+            self.open_add_streams -= 1
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _next_add(
+        self, requests: AsyncIterator[buffer_service_pb2.StreamMessagesRequest]
+    ) -> buffer_service_pb2.StreamMessagesRequest | None:
+        """The next request; None when the client, or the test, ends the stream."""
+        reading = asyncio.ensure_future(anext(requests, None))
+        ending = asyncio.create_task(self._ending.wait())
+        done, _ = await asyncio.wait([reading, ending], return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if reading in done:
+            return reading.result()
+        reading.cancel()
+        return None
+
+    async def _answer_stream(
+        self, request: buffer_service_pb2.StreamMessagesRequest, context: Any
+    ) -> buffer_service_pb2.StreamMessagesResponse | None:
+        scripted = self._answers["StreamMessages"]
+        answer = scripted.popleft() if scripted else Normal()
+        if isinstance(answer, Hang):
+            await asyncio.Event().wait()
+        if isinstance(answer, Wait):
+            await answer.until.wait()
+        if isinstance(answer, Failure):
+            await _abort(context, answer)
+        results = self._add_all(request.messages) if not isinstance(answer, Message) else []
+        if isinstance(answer, Lost):
+            if answer.end is not None:
+                await _abort(context, answer.end)
+            return None
+        response = buffer_service_pb2.StreamMessagesResponse(results=results)
+        if isinstance(answer, Message):
+            response.MergeFrom(cast("Any", answer))
+        response.correlation_id = response.correlation_id or request.correlation_id
+        return response
+
+    def _events(self, method: str) -> Callable[..., Any]:
+        async def handle(request: Any, context: Any) -> AsyncIterator[Message]:
+            await self._note(method, request, context)
+            stream = FakeStream(request)
+            self._all_streams.append(stream)
+            self._streams.put_nowait(stream)
+            try:
+                while (event := await stream.events.get()) is not None:
+                    if isinstance(event, Failure):
+                        await _abort(context, event)
+                    else:
+                        yield event
+            finally:
+                stream.over.set()
+
+        return handle
 
     async def _note(self, method: str, request: Message, context: Any) -> None:
         async with self._changed:

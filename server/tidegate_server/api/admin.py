@@ -1,19 +1,18 @@
 """AdminService: the operator's side."""
 
-import base64
-import binascii
-import json
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from tidegate.v1 import admin_service_pb2 as rpc
+from tidegate.v1 import types_pb2 as pb
 from tidegate_server.api import convert, validate
+from tidegate_server.api.pages import Page, Place
 from tidegate_server.api.rpc import Call
 from tidegate_server.core.model import BatchInfo, WindowPolicy
 from tidegate_server.engine.engine import Engine
-from tidegate_server.errors import InvalidField
 from tidegate_server.metrics import Metrics
-
-LONGEST_TOKEN = 1024
+from tidegate_server.store.base import Listed
+from tidegate_server.store.keys import cid_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +76,15 @@ class AdminService:
     ) -> rpc.ListDeadLettersResponse:
         """One page of dead letters, newest first."""
         instance = validate.instance_filter(request.instance)
-        page = _Page(validate.page_size(request.page_size), request.instance)
-        before = page.start(request.page_token)
+        page = Page("dead letters", validate.page_size(request.page_size), request.instance)
+        before = page.start(request.page_token, is_name=validate.is_batch_id)
         found = await call.in_time(
             self._engine.store.dead_letters(instance, limit=page.size + 1, before=before)
         )
         shown = found[: page.size]
         return rpc.ListDeadLettersResponse(
             batches=[convert.batch_info(info, self._facts.max_attempts) for info in shown],
-            next_page_token=page.token(shown[-1]) if len(found) > page.size else "",
+            next_page_token=_after(page, shown[-1]) if len(found) > page.size else "",
         )
 
     async def get_batch(self, request: rpc.GetBatchRequest, call: Call) -> rpc.GetBatchResponse:
@@ -100,39 +99,114 @@ class AdminService:
             convert.try_fill_message(response.messages.add(), stored)
         return response
 
+    async def list_conversations(
+        self, request: rpc.ListConversationsRequest, call: Call
+    ) -> rpc.ListConversationsResponse:
+        """One page of conversations, soonest first."""
+        instance = validate.instance_filter(request.instance)
+        page = Page("conversations", validate.page_size(request.page_size), request.instance)
+        after = page.start(request.page_token, is_name=_is_cid)
+        found = await call.in_time(self._conversations(instance, page.size + 1, after))
+        response = rpc.ListConversationsResponse(
+            conversations=map(self._conversation, found[: page.size])
+        )
+        if len(found) > page.size:
+            last = found[page.size - 1]
+            response.next_page_token = page.token(last.place_ms, cid_of(last.conversation))
+        return response
 
-@dataclass(frozen=True, slots=True)
-class _Page:
-    """The fields of a list request that must stay the same from page to page."""
+    async def track_message(
+        self, request: rpc.TrackMessageRequest, call: Call
+    ) -> rpc.TrackMessageResponse:
+        """Follow one message."""
+        conversation = validate.conversation_ref(request, request.conversation)
+        message_id = validate.required_message_id(request.message_id, "message_id")
+        tracked = await call.in_time(self._engine.store.track(conversation, message_id))
+        return rpc.TrackMessageResponse(
+            sequence=tracked.sequence,
+            received_at=convert.timestamp(tracked.received_at_ms),
+            duplicates=tracked.duplicates,
+            buffer=convert.optional_buffer(tracked.buffer),
+            batch=self._batch(tracked.batch),
+            attempts=map(convert.attempt, tracked.attempts),
+        )
 
-    size: int
-    instance: str
+    async def requeue_dead_letters(
+        self, request: rpc.RequeueDeadLettersRequest, call: Call
+    ) -> rpc.RequeueDeadLettersResponse:
+        """Put the messages of dead letters back into their buffers, in the order of the ids."""
+        batch_ids = validate.batch_ids(request.batch_ids)
+        results = await call.in_time(_one_by_one(self._requeue, batch_ids))
+        return rpc.RequeueDeadLettersResponse(results=results)
 
-    def token(self, last: BatchInfo) -> str:
-        """Names the page after the one that ends with `last`."""
-        place = [self.size, self.instance, last.settled_at_ms or 0, last.batch_id]
-        return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
+    async def delete_dead_letters(
+        self, request: rpc.DeleteDeadLettersRequest, call: Call
+    ) -> rpc.DeleteDeadLettersResponse:
+        """Throw dead letters away."""
+        batch_ids = validate.batch_ids(request.batch_ids)
+        results = await call.in_time(_one_by_one(self._engine.delete, batch_ids))
+        return rpc.DeleteDeadLettersResponse(results=results)
 
-    def start(self, token: str) -> tuple[int, str] | None:
-        """Where the page that `token` names begins: after this settled time and batch id."""
-        if not token:
-            return None
-        match _decode(token):
-            case [self.size, self.instance, int(settled_at_ms), str(batch_id)] if (
-                0 <= settled_at_ms < 1 << 53 and validate.is_batch_id(batch_id)
-            ):
-                return settled_at_ms, batch_id
-            case [int(), str(), int(), str()]:
-                rule = "belongs to a request with another page_size or instance"
-                raise InvalidField("page_token", rule)
-            case _:
-                raise InvalidField("page_token", "is none that this server gave out")
+    async def erase_conversation(
+        self, request: rpc.EraseConversationRequest, call: Call
+    ) -> rpc.EraseConversationResponse:
+        """Forget all that is stored of a conversation."""
+        conversation = validate.conversation_ref(request, request.conversation)
+        erased = await call.in_time(self._engine.erase(conversation))
+        return rpc.EraseConversationResponse(erased_messages=erased.messages)
+
+    async def watch_events(self, request: rpc.WatchEventsRequest, call: Call) -> None:
+        """Stream what happens until the client leaves or the server drains."""
+        tail = self._engine.watch(validate.instance_filter(request.instance))
+        try:
+            while event := await tail.next():
+                await call.write(convert.event(event, self._facts.max_attempts))
+        finally:
+            self._engine.unwatch(tail)
+
+    async def _conversations(
+        self, instance: str | None, count: int, after: Place | None
+    ) -> list[Listed]:
+        """The next ones. The store leaves out those that end just then, so it is asked again."""
+        found: list[Listed] = []
+        while len(found) < count:
+            missing = count - len(found)
+            more = await self._engine.store.conversations(instance, limit=missing, after=after)
+            if not more:
+                break
+            found += more
+            after = more[-1].place_ms, cid_of(more[-1].conversation)
+        return found
+
+    def _conversation(self, listed: Listed) -> rpc.ConversationInfo:
+        return rpc.ConversationInfo(
+            conversation=convert.conversation(listed.conversation),
+            buffer=convert.optional_buffer(listed.buffer),
+            current_batch=self._batch(listed.current_batch),
+        )
+
+    def _batch(self, info: BatchInfo | None) -> pb.BatchInfo | None:
+        return convert.batch_info(info, self._facts.max_attempts) if info else None
+
+    async def _requeue(self, batch_id: str) -> bool:
+        return (await self._engine.requeue(batch_id)).applied
 
 
-def _decode(token: str) -> object:
-    if len(token) > LONGEST_TOKEN:
-        return None
-    try:
-        return json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError, RecursionError):
-        return None
+async def _one_by_one(
+    act: Callable[[str], Awaitable[bool]], batch_ids: Sequence[str]
+) -> list[rpc.BatchActionResult]:
+    """What became of each. Should it fail half way, a repeat does the rest."""
+    return [
+        rpc.BatchActionResult(
+            batch_id=batch_id, applied=bool(validate.is_batch_id(batch_id)) and await act(batch_id)
+        )
+        for batch_id in batch_ids
+    ]
+
+
+def _after(page: Page, last: BatchInfo) -> str:
+    return page.token(last.settled_at_ms or 0, last.batch_id)
+
+
+def _is_cid(name: str) -> bool:
+    return "/" in name and name.encode(errors="ignore").decode() == name

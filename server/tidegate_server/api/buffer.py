@@ -1,66 +1,68 @@
 """BufferService: the producer's side."""
 
-import uuid
-from collections.abc import Callable
-from time import perf_counter
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
 
 from tidegate.v1 import buffer_service_pb2 as rpc
-from tidegate.v1 import types_pb2 as pb
 from tidegate_server.api import convert, validate
-from tidegate_server.api.rpc import Call
-from tidegate_server.core.model import AddOutcome, NewMessage, WindowPolicy
+from tidegate_server.api.intake import Answer, Intake
+from tidegate_server.api.rpc import Call, until
+from tidegate_server.api.status import code_of
 from tidegate_server.engine.engine import Engine
-from tidegate_server.errors import (
-    Exhausted,
-    InvalidField,
-    NotFound,
-    StoreUnavailable,
-    TidegateError,
-    Unavailable,
-)
-from tidegate_server.metrics import Metrics
+from tidegate_server.errors import InvalidField, NotFound, TidegateError
+
+MOST_ENTRIES = 1_000
+MOST_UNDER_WAY = 4
+"""Requests of a stream that are read and not answered yet."""
+
+DEFAULT_HOLD_MS, LONGEST_HOLD_MS = 5_000, 60_000
+
+Answering = asyncio.Task[rpc.StreamMessagesResponse]
 
 
 class BufferService:
-    """Takes messages in, and says and changes where their conversation stands.
+    """Takes messages in, and says and changes where their conversation stands."""
 
-    `policy`, `fallback` and `max_delay_ms` give the rules of an instance: the policy of its
-    windows, "error" or "immediate" for what cannot be buffered, and the bound of a call's own
-    delay. They are asked for every message and must be as fast as a look into a dict.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        metrics: Metrics,
-        *,
-        policy: Callable[[str], WindowPolicy],
-        fallback: Callable[[str], str],
-        max_delay_ms: Callable[[str], int | None],
-        max_attempts: int,
-        max_message_bytes: int,
-    ):
+    def __init__(self, engine: Engine, intake: Intake, *, max_attempts: int):
         self._engine = engine
-        self._metrics = metrics
-        self._policy = policy
-        self._fallback = fallback
-        self._max_delay_ms = max_delay_ms
+        self._intake = intake
         self._max_attempts = max_attempts
-        self._max_message_bytes = max_message_bytes
 
     async def add_message(
         self, request: rpc.AddMessageRequest, call: Call
     ) -> rpc.AddMessageResponse:
         """Add one message; what cannot be buffered is refused or falls back."""
-        started = perf_counter()
+        (answer,) = await self._intake.add([request], call)
+        if isinstance(answer, TidegateError):
+            raise answer
+        return answer
+
+    async def add_messages(
+        self, request: rpc.AddMessagesRequest, call: Call
+    ) -> rpc.AddMessagesResponse:
+        """Add many, each with a result of its own."""
+        _check_entries(request.messages)
+        answers = await self._intake.add(request.messages, call)
+        return rpc.AddMessagesResponse(results=map(_result, answers))
+
+    async def stream_messages(
+        self, requests: AsyncIterator[rpc.StreamMessagesRequest], call: Call
+    ) -> None:
+        """Answer each request with a response, in order; read ahead a little, and no more."""
+        room = asyncio.Semaphore(MOST_UNDER_WAY - 1)
+        answers: asyncio.Queue[Answering | None] = asyncio.Queue()
+        reader = asyncio.create_task(self._read_ahead(requests, call, room, answers))
+        under_way: Answering | None = None
         try:
-            message = self._read(request, call)
-            response = await self._add(message, call)
-        except TidegateError as error:
-            self._metrics.refused[error.reason] += 1
-            raise
-        self._metrics.add_seconds.observe(perf_counter() - started)
-        return response
+            while under_way := await answers.get():
+                await call.write(await under_way)
+                room.release()
+            await reader
+        finally:
+            waiting = [answers.get_nowait() for _ in range(answers.qsize())]
+            await _end(reader, under_way, *waiting)
 
     async def get_status(self, request: rpc.GetStatusRequest, call: Call) -> rpc.GetStatusResponse:
         """Where a conversation stands."""
@@ -83,64 +85,96 @@ class BufferService:
         """Close a conversation's window now."""
         conversation = validate.conversation_ref(request, request.conversation)
         flushed = await call.in_time(self._engine.flush(conversation))
-        response = rpc.FlushResponse(flushed=flushed.flushed)
-        if flushed.buffer:
-            response.buffer.CopyFrom(convert.buffer(flushed.buffer))
-        return response
+        buffer = convert.optional_buffer(flushed.buffer)
+        return rpc.FlushResponse(flushed=flushed.flushed, buffer=buffer)
 
-    def _read(self, request: rpc.AddMessageRequest, call: Call) -> NewMessage:
-        """The message of a request, checked, in the form that the store keeps."""
-        conversation = validate.conversation(request.instance, request.conversation)
+    async def hold_window(
+        self, request: rpc.HoldWindowRequest, call: Call
+    ) -> rpc.HoldWindowResponse:
+        """Keep a conversation's window open for a while."""
+        conversation = validate.conversation_ref(request, request.conversation)
+        hold_ms = DEFAULT_HOLD_MS
+        if request.HasField("hold_for"):
+            most = LONGEST_HOLD_MS
+            hold_ms = validate.duration_ms(request.hold_for, "hold_for", least_ms=0, most_ms=most)
+        held = await call.in_time(self._engine.hold(conversation, hold_ms))
+        return rpc.HoldWindowResponse(held=held.held, buffer=convert.optional_buffer(held.buffer))
+
+    async def amend_message(
+        self, request: rpc.AmendMessageRequest, call: Call
+    ) -> rpc.AmendMessageResponse:
+        """Replace a message that is still in the buffer."""
+        conversation = validate.conversation_ref(request, request.conversation)
         if not request.HasField("message"):
             raise InvalidField("message", "is required")
-        message = request.message
-        size = validate.payload_bytes(message, most=self._max_message_bytes)
-        if not validate.message_id(message.id):
-            message.id = uuid.uuid4().hex
-        policy = self._policy(conversation.instance)
-        if request.HasField("policy"):
-            bound = self._max_delay_ms(conversation.instance)
-            policy = validate.policy(request.policy, policy, bound)
-        return NewMessage(
-            conversation=conversation,
-            id=message.id,
-            body=convert.body(message, call.metadata),
-            payload_bytes=size,
-            policy=policy,
-            flush=request.flush,
+        message_id = validate.required_message_id(request.message.id, "message.id")
+        body, size = self._intake.body(request.message)
+        changed = await call.in_time(
+            self._engine.amend(conversation, message_id, body=body, payload_bytes=size)
         )
+        return rpc.AmendMessageResponse(buffer=convert.optional_buffer(changed.buffer))
 
-    async def _add(self, message: NewMessage, call: Call) -> rpc.AddMessageResponse:
+    async def remove_message(
+        self, request: rpc.RemoveMessageRequest, call: Call
+    ) -> rpc.RemoveMessageResponse:
+        """Take a message out of the buffer."""
+        conversation = validate.conversation_ref(request, request.conversation)
+        message_id = validate.required_message_id(request.message_id, "message_id")
+        changed = await call.in_time(self._engine.remove(conversation, message_id))
+        return rpc.RemoveMessageResponse(buffer=convert.optional_buffer(changed.buffer))
+
+    async def discard(self, request: rpc.DiscardRequest, call: Call) -> rpc.DiscardResponse:
+        """Drop a conversation's buffer."""
+        conversation = validate.conversation_ref(request, request.conversation)
+        dropped = await call.in_time(self._engine.discard(conversation))
+        return rpc.DiscardResponse(discarded_count=dropped)
+
+    async def _read_ahead(
+        self,
+        requests: AsyncIterator[rpc.StreamMessagesRequest],
+        call: Call,
+        room: asyncio.Semaphore,
+        answers: asyncio.Queue[Answering | None],
+    ) -> None:
+        """Begin to answer each request, while there is room; in the end put None.
+
+        Raises:
+            InvalidField: A request has too many entries, or none. Those before it are answered.
+        """
         try:
-            (added,) = await call.in_time(self._engine.add((message,)))
-        except (Exhausted, Unavailable) as error:
-            if self._fallback(message.conversation.instance) != "immediate" or _may_be_in(error):
-                raise
-            return self._fall_back(message, error)
-        duplicate = added.outcome is AddOutcome.DUPLICATE
-        if duplicate:
-            self._metrics.duplicates += 1
-        else:
-            self._metrics.added += 1
-        return rpc.AddMessageResponse(
-            success=True,
-            buffer_created=added.buffer_created,
-            outcome=rpc.ADD_OUTCOME_DUPLICATE if duplicate else rpc.ADD_OUTCOME_BUFFERED,
-            message_id=message.id,
-            sequence=added.sequence,
-            buffer=convert.buffer(added.buffer) if added.buffer else None,
-        )
+            async with aclosing(until(self._engine.drain_begun, requests)) as incoming:
+                async for request in incoming:
+                    _check_entries(request.messages)
+                    answers.put_nowait(asyncio.create_task(self._answer(request, call)))
+                    await room.acquire()
+        finally:
+            answers.put_nowait(None)
 
-    def _fall_back(self, message: NewMessage, error: TidegateError) -> rpc.AddMessageResponse:
-        self._metrics.fallbacks += 1
-        return rpc.AddMessageResponse(
-            fallback_to_immediate=True,
-            outcome=rpc.ADD_OUTCOME_FALLBACK,
-            fallback_reason=pb.ErrorReason.Value(f"ERROR_REASON_{error.reason}"),
-            message_id=message.id,
+    async def _answer(
+        self, request: rpc.StreamMessagesRequest, call: Call
+    ) -> rpc.StreamMessagesResponse:
+        answers = await self._intake.add(request.messages, call)
+        return rpc.StreamMessagesResponse(
+            correlation_id=request.correlation_id, results=map(_result, answers)
         )
 
 
-def _may_be_in(error: TidegateError) -> bool:
-    """Whether the message may be stored, so that "handle it now" could have it handled twice."""
-    return isinstance(error, StoreUnavailable) and error.maybe_done
+async def _end(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel what is left of a stream, and wait for the end of it."""
+    left = [task for task in tasks if task]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+def _check_entries(messages: Sequence[rpc.AddMessageRequest]) -> None:
+    if not 1 <= len(messages) <= MOST_ENTRIES:
+        raise InvalidField("messages", f"must be 1 to {MOST_ENTRIES}")
+
+
+def _result(answer: Answer) -> rpc.AddResult:
+    if not isinstance(answer, TidegateError):
+        return rpc.AddResult(response=answer)
+    code: int = code_of(answer).value[0]
+    error = rpc.AddError(code=code, reason=convert.reason(answer), message=str(answer))
+    return rpc.AddResult(error=error)

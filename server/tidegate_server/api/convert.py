@@ -9,15 +9,20 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tidegate.v1 import admin_service_pb2 as admin
 from tidegate.v1 import types_pb2 as pb
+from tidegate_server.core.delivery import FINAL
 from tidegate_server.core.model import (
     Batch,
     BatchInfo,
     BufferInfo,
+    Conversation,
     DeliveryAttempt,
     StoredMessage,
     WindowPolicy,
 )
+from tidegate_server.errors import TidegateError
+from tidegate_server.store.signals import LiveEvent
 
 _INT32_MAX = (1 << 31) - 1
 _DEFAULT_TYPES = {"text": "text/plain", "binary": "application/octet-stream"}
@@ -29,6 +34,11 @@ class CorruptBody(Exception):
 
     def __init__(self, sequence: int):
         super().__init__(f"the stored message with sequence {sequence} cannot be read")
+
+
+def reason(error: TidegateError) -> pb.ErrorReason.ValueType:
+    """The reason of an error."""
+    return pb.ErrorReason.Value(f"ERROR_REASON_{error.reason}")
 
 
 def timestamp(at_ms: int) -> Timestamp:
@@ -67,13 +77,21 @@ def buffer(core: BufferInfo) -> pb.BufferInfo:
     )
 
 
+def optional_buffer(core: BufferInfo | None) -> pb.BufferInfo | None:
+    """An open buffer, if there is one."""
+    return None if core is None else buffer(core)
+
+
+def conversation(core: Conversation) -> pb.ConversationRef:
+    """A conversation."""
+    return pb.ConversationRef(instance=core.instance, conversation=core.name)
+
+
 def batch_info(core: BatchInfo, max_attempts: int) -> pb.BatchInfo:
     """A batch without its messages; `max_attempts` is the server's."""
     info = pb.BatchInfo(
         batch_id=core.batch_id,
-        conversation=pb.ConversationRef(
-            instance=core.conversation.instance, conversation=core.conversation.name
-        ),
+        conversation=conversation(core.conversation),
         state=pb.BatchState.ValueType(core.state),
         message_count=core.message_count,
         payload_bytes=core.payload_bytes,
@@ -95,6 +113,36 @@ def batch_info(core: BatchInfo, max_attempts: int) -> pb.BatchInfo:
         info.settled_at.CopyFrom(timestamp(core.settled_at_ms))
     if core.expires_at_ms is not None:
         info.expires_at.CopyFrom(timestamp(core.expires_at_ms))
+    return info
+
+
+def event(core: LiveEvent, max_attempts: int) -> admin.WatchEventsResponse:
+    """An event of the live tail. Of a batch that is known in part, the rest is left unset."""
+    wire = admin.WatchEventsResponse(
+        time=timestamp(core.at_ms),
+        kind=admin.EventKind.ValueType(core.kind),
+        conversation=conversation(core.conversation),
+        message_id=core.message_id,
+        buffer=optional_buffer(core.buffer),
+        dropped=min(core.dropped, _INT32_MAX),
+    )
+    if core.batch_id:
+        wire.batch.CopyFrom(_batch_after(core, max_attempts))
+    return wire
+
+
+def _batch_after(core: LiveEvent, max_attempts: int) -> pb.BatchInfo:
+    if core.batch:
+        info = batch_info(core.batch, max_attempts)
+    else:
+        where = conversation(core.conversation)
+        info = pb.BatchInfo(batch_id=core.batch_id, conversation=where, max_attempts=max_attempts)
+    if core.state is not None:
+        info.state = pb.BatchState.ValueType(core.state)
+        if core.state in FINAL:
+            info.settled_at.CopyFrom(timestamp(core.at_ms))
+    if core.next_attempt_at_ms is not None:
+        info.next_attempt_at.CopyFrom(timestamp(core.next_attempt_at_ms))
     return info
 
 
@@ -146,6 +194,8 @@ def fill_message(wire: pb.BufferedMessage, stored: StoredMessage) -> None:
         readable = False
     wire.sequence = stored.sequence
     wire.received_at.CopyFrom(timestamp(stored.received_at_ms))
+    if stored.amended_at_ms:
+        wire.amended_at.CopyFrom(timestamp(stored.amended_at_ms))
     if not readable:
         raise CorruptBody(stored.sequence)
 

@@ -9,13 +9,12 @@ from tidegate.v1 import delivery_service_pb2 as rpc
 from tidegate.v1 import types_pb2 as pb
 from tidegate_server.api import convert, validate
 from tidegate_server.api.rpc import Call
-from tidegate_server.api.status import Unimplemented
 from tidegate_server.core.model import Batch, BatchState, DeliveryChannel, NackAction
 from tidegate_server.core.window import MAX_WIRE_BYTES
 from tidegate_server.engine.engine import Engine
 from tidegate_server.errors import TidegateError
 from tidegate_server.logs import get_logger
-from tidegate_server.sinks.stream import Closing, Subscriber
+from tidegate_server.sinks.stream import Closing, Subscriber, Superseded
 
 MAX_RESPONSE_BYTES = 3_670_016
 LARGEST_BATCH_BYTES = MAX_WIRE_BYTES + (48 << 10)
@@ -163,7 +162,7 @@ class DeliveryService:
                 return
 
     async def _response(
-        self, event: Batch | Closing | None, subscriber: Subscriber
+        self, event: Batch | Superseded | Closing | None, subscriber: Subscriber
     ) -> rpc.SubscribeResponse | None:
         """What to send for an event; None for a batch that cannot be handed out."""
         if isinstance(event, Batch):
@@ -173,6 +172,8 @@ class DeliveryService:
             ends = convert.timestamp(event.closes_at_ms)
             closing = rpc.SubscriptionClosing(reason=event.reason, closes_at=ends)
             return rpc.SubscribeResponse(closing=closing)
+        if isinstance(event, Superseded):
+            return rpc.SubscribeResponse(superseded=_superseded(event))
         now = convert.timestamp(self._engine.clock.now_ms())
         return rpc.SubscribeResponse(
             heartbeat=rpc.Heartbeat(time=now, in_flight=subscriber.in_flight)
@@ -227,6 +228,14 @@ class DeliveryService:
         await asyncio.gather(*releases, return_exceptions=True)
 
 
+def _superseded(event: Superseded) -> rpc.BatchSuperseded:
+    return rpc.BatchSuperseded(
+        batch_id=event.batch_id,
+        conversation=convert.conversation(event.conversation),
+        buffer=convert.buffer(event.buffer),
+    )
+
+
 def _wait_s(request: rpc.PullRequest, call: Call) -> float:
     """How long a Pull waits for its first batch: as asked for, within the call's deadline."""
     wait_ms = DEFAULT_WAIT_MS
@@ -244,8 +253,6 @@ def _lease(request: Any) -> tuple[str, str]:
 
 
 def _action(request: rpc.NackBatchRequest) -> NackAction:
-    if request.action == rpc.NACK_ACTION_REBUFFER:
-        raise Unimplemented("NACK_ACTION_REBUFFER is not implemented by this version of the server")
     known = request.action in _ACTIONS
     return NackAction(request.action) if known else NackAction.RETRY
 

@@ -6,7 +6,12 @@ The library's own cannot end its `Watch` streams, and then a stop waits the whol
 import asyncio
 from collections.abc import Iterable
 
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2 import (
+    HealthCheckRequest,
+    HealthCheckResponse,
+    HealthListRequest,
+    HealthListResponse,
+)
 
 from tidegate_server.api.rpc import Call
 from tidegate_server.errors import NotFound
@@ -46,6 +51,13 @@ class Health:
         if request.service not in self._services:
             raise NotFound("service", "of that name")
         return HealthCheckResponse(status=self._status(request.service))
+
+    async def list(self, request: HealthListRequest, call: Call) -> HealthListResponse:
+        """The health of each service now."""
+        statuses = {
+            service: HealthCheckResponse(status=self._status(service)) for service in self._services
+        }
+        return HealthListResponse(statuses=statuses)
 
     async def watch(self, request: HealthCheckRequest, call: Call) -> None:
         """The health of one service now and whenever it changes."""

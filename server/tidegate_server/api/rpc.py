@@ -1,15 +1,15 @@
 """How a service of the contract meets gRPC.
 
-A service is a plain class with one method per RPC, named in snake case, that takes the request and
-the `Call`. `register` finds them by the contract's own description; an RPC without a method is
-answered UNIMPLEMENTED. What a method raises becomes a status here, in one place.
+A service is a plain class with one method per RPC, named in snake case, that takes the request (of
+a stream of requests the iterator) and the `Call`. `register` finds them by the contract's own
+description. What a method raises becomes a status here, in one place.
 """
 
 import asyncio
 import re
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Never, TypeVar, cast
 
 import grpc
@@ -18,7 +18,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from tidegate_server.api.status import DETAILS_KEY, Unimplemented, code_of, rich_status
+from tidegate_server.api.status import DETAILS_KEY, code_of, rich_status
 from tidegate_server.errors import InvalidField, StoreUnavailable, TidegateError
 from tidegate_server.logs import get_logger
 
@@ -88,11 +88,25 @@ class Call:
         await self._context.write(response)
 
     async def fail(self, error: Exception) -> Never:
-        """End the call with the status of `error`."""
+        """End the call with the status of `error`, and the client's `x-request-id` beside it.
+
+        What fails because the client has gone interests nobody: it ends as a cancelled call does.
+        """
+        try:
+            if isinstance(error, grpc.aio.InternalError):
+                raise error
+            await self._abort(error)
+        except grpc.aio.InternalError:
+            raise asyncio.CancelledError from None
+
+    async def _abort(self, error: Exception) -> Never:
+        request_id = self.request_id
+        trailer: list[tuple[str, str | bytes]] = [(REQUEST_ID, request_id)] if request_id else []
         if isinstance(error, TidegateError):
             status = rich_status(error).SerializeToString()
-            await self._context.abort(code_of(error), str(error), ((DETAILS_KEY, status),))
-        await self._context.abort(grpc.StatusCode.INTERNAL, self._report(error))
+            trailer.append((DETAILS_KEY, status))
+            await self._context.abort(code_of(error), str(error), tuple(trailer))
+        await self._context.abort(grpc.StatusCode.INTERNAL, self._report(error), tuple(trailer))
 
     def _report(self, error: Exception) -> str:
         """Log an error that nobody foresaw. Its text stays out: it might quote a payload."""
@@ -115,16 +129,18 @@ def register(server: grpc.aio.Server, service: ServiceDescriptor, implementation
     server.add_generic_rpc_handlers((generic,))
 
 
-async def until(stopped: asyncio.Event, requests: AsyncIterator[Request]) -> AsyncIterator[Request]:
+async def until(
+    stopped: asyncio.Event, requests: AsyncIterator[Request]
+) -> AsyncGenerator[Request]:
     """The requests of a stream, until there are no more or `stopped` is set."""
     stop = asyncio.ensure_future(stopped.wait())
     pending = {stop}
     try:
-        while True:
+        while not stopped.is_set():
             request = asyncio.ensure_future(anext(requests, None))
             pending = {stop, request}
             await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            if stop.done() or (found := request.result()) is None:
+            if not request.done() or (found := request.result()) is None:
                 return
             yield found
     finally:
@@ -134,23 +150,25 @@ async def until(stopped: asyncio.Event, requests: AsyncIterator[Request]) -> Asy
 
 def _handler(method: MethodDescriptor, implementation: object) -> "grpc.RpcMethodHandler[Any, Any]":
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
-    handler: Handler | None = getattr(implementation, name, None)
-    if handler is None:
-        return _SHAPES[method.client_streaming, method.server_streaming](_unimplemented(method))
+    handler: Handler = getattr(implementation, name)
+    if method.client_streaming:
+        return grpc.stream_stream_rpc_method_handler(_duplex(method, handler), None, _serialize)
     if method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(_stream(method, handler), None, _serialize)
     return grpc.unary_unary_rpc_method_handler(_unary(method, handler), None, _serialize)
 
 
 def _unary(method: MethodDescriptor, handler: Handler) -> Callable[..., Awaitable[Message]]:
+    # Metadata before a failure would switch the transparent retries of gRPC's clients off.
     parse, name = _parser(method), method.full_name
 
     async def answer(raw: bytes, context: Context) -> Message:
         call = Call(context, name)
         try:
+            response = await handler(parse(raw), call)
             if REQUEST_ID in call.metadata:
                 await call.echo_request_id()
-            return await handler(parse(raw), call)
+            return response
         except Exception as error:
             await call.fail(error)
 
@@ -173,11 +191,16 @@ def _stream(method: MethodDescriptor, handler: Handler) -> Callable[..., Awaitab
     return answer
 
 
-def _unimplemented(method: MethodDescriptor) -> Callable[..., Awaitable[None]]:
-    error = Unimplemented(f"{method.name} is not implemented by this version of the server")
+def _duplex(method: MethodDescriptor, handler: Handler) -> Callable[..., Awaitable[None]]:
+    parse, name = _parser(method), method.full_name
 
-    async def answer(request: object, context: Context) -> None:
-        await Call(context, method.full_name).fail(error)
+    async def answer(raw: AsyncIterator[bytes], context: Context) -> None:
+        call = Call(context, name)
+        try:
+            await call.echo_request_id()
+            await handler((parse(request) async for request in raw), call)
+        except Exception as error:
+            await call.fail(error)
 
     return answer
 
@@ -196,11 +219,3 @@ def _parser(method: MethodDescriptor) -> Callable[[bytes], Message]:
 
 def _serialize(response: Message) -> bytes:
     return response.SerializeToString()
-
-
-_SHAPES = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}

@@ -16,6 +16,7 @@ from tidegate_server.api.admin import AdminService, ServerFacts
 from tidegate_server.api.buffer import BufferService
 from tidegate_server.api.delivery import DeliveryService
 from tidegate_server.api.health import Health
+from tidegate_server.api.intake import Intake, IntakeRules
 from tidegate_server.api.listen import Listeners
 from tidegate_server.api.rpc import register, until
 from tidegate_server.core.model import WindowPolicy
@@ -64,15 +65,10 @@ class ApiServer:
         settings: ApiSettings | None = None,
     ):
         settings = settings or ApiSettings()
+        rules = IntakeRules(policy, fallback, max_delay_ms, facts.max_message_bytes)
         self._services = {
             buffer_service_pb2.DESCRIPTOR.services_by_name["BufferService"]: BufferService(
-                engine,
-                metrics,
-                policy=policy,
-                fallback=fallback,
-                max_delay_ms=max_delay_ms,
-                max_attempts=facts.max_attempts,
-                max_message_bytes=facts.max_message_bytes,
+                engine, Intake(engine, metrics, rules), max_attempts=facts.max_attempts
             ),
             delivery_service_pb2.DESCRIPTOR.services_by_name["DeliveryService"]: DeliveryService(
                 engine,

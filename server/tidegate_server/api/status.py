@@ -25,10 +25,6 @@ DETAILS_KEY = "grpc-status-details-bin"
 QUOTA_SUBJECTS = {"STORE_FULL": "store", "TOO_MANY_SUBSCRIBERS": "server"}
 
 
-class Unimplemented(TidegateError):
-    """The contract has it, this server does not. The text is one sentence."""
-
-
 def code_of(error: TidegateError) -> grpc.StatusCode:
     """The status code of an error."""
     match error:
@@ -42,8 +38,6 @@ def code_of(error: TidegateError) -> grpc.StatusCode:
             return grpc.StatusCode.RESOURCE_EXHAUSTED
         case Unavailable():
             return grpc.StatusCode.UNAVAILABLE
-        case Unimplemented():
-            return grpc.StatusCode.UNIMPLEMENTED
         case _:
             return grpc.StatusCode.INTERNAL
 

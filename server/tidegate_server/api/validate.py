@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -18,7 +18,7 @@ SECOND_MS, MINUTE_MS, HOUR_MS = 1_000, 60_000, 3_600_000
 LONGEST_DELAY_MS, LONGEST_WAIT_MS = HOUR_MS, 24 * HOUR_MS
 LEASE_MS = (SECOND_MS, 10 * MINUTE_MS)
 MOST_MESSAGES, MOST_BYTES = 500, 3 << 20
-MOST_ATTRIBUTES, MOST_INSTANCES, MOST_TOKEN_BYTES = 32, 100, 256
+MOST_ATTRIBUTES, MOST_INSTANCES, MOST_TOKEN_BYTES, MOST_BATCH_IDS = 32, 100, 256, 100
 
 _CONTROL = r"\x00-\x1f\x7f-\x9f"
 _is_instance = re.compile(r"[A-Za-z0-9._:@+-]{1,128}").fullmatch
@@ -185,6 +185,20 @@ def message_id(name: str, field: str = "message.id") -> str:
         rule = "must be at most 128 characters, none of them a control character"
         raise InvalidField(field, rule)
     return name
+
+
+def required_message_id(name: str, field: str) -> str:
+    """The id of a message that is meant."""
+    if not name:
+        raise InvalidField(field, "is required")
+    return message_id(name, field)
+
+
+def batch_ids(names: Sequence[str]) -> list[str]:
+    """The ids of a bulk call. Those of a form that no batch has are let through: they are none."""
+    if not 1 <= len(names) <= MOST_BATCH_IDS:
+        raise InvalidField("batch_ids", f"must be 1 to {MOST_BATCH_IDS}")
+    return list(names)
 
 
 def _check_attributes(message: pb.Message) -> None:

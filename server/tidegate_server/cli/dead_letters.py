@@ -1,14 +1,20 @@
 """`tidegate dead-letters`: batches that were given up."""
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
 
 import tidegate
-from tidegate_server.cli import options, output
-from tidegate_server.cli.conversation import batch_facts, last_error
+from tidegate_server.cli import facts, options, output
+from tidegate_server.cli.confirm import confirm
 
-app = typer.Typer(cls=options.group("list"), help="Look at batches that were given up.")
+app = typer.Typer(
+    cls=options.group("list"), help="Look at batches that were given up; requeue or delete them."
+)
+
+BatchIds = Annotated[list[str], typer.Argument(metavar="BATCH_ID...", help="As `list` shows them.")]
+_MOST = 100  # of one call
 
 
 @app.command("list")
@@ -40,7 +46,7 @@ def list_them(
             f"{info.message_count:,}",
             str(info.attempt),
             output.clock(info.settled_at),
-            last_error(info),
+            facts.last_error(info),
         )
     output.console().print(table)
 
@@ -61,21 +67,69 @@ def show(
         return
     console = output.console()
     title = f"{details.info.conversation} of {details.info.instance}"
-    console.print(output.cell(title, "bold"), batch_facts(details.info), sep="\n")
+    console.print(output.cell(title, "bold"), facts.batch_facts(details.info), sep="\n")
     console.print("", _attempts(details), "", _messages(details), sep="\n")
+
+
+@app.command()
+def requeue(
+    batch_ids: BatchIds,
+    *,
+    server: options.Server = options.DEFAULT_SERVER,
+    token: options.Token = None,
+    as_json: options.Json = False,
+) -> None:
+    """Put their messages back in the buffer, due at once."""
+    with options.connect(server, token) as gate:
+        done = _for_all(batch_ids, gate.requeue)
+    _say(done, "is delivered anew", as_json=as_json)
+
+
+@app.command()
+def delete(
+    batch_ids: BatchIds,
+    *,
+    yes: options.Yes = False,
+    server: options.Server = options.DEFAULT_SERVER,
+    token: options.Token = None,
+    as_json: options.Json = False,
+) -> None:
+    """Delete them for good, with their messages."""
+    with options.connect(server, token) as gate:
+        confirm(f"Delete {output.count(len(batch_ids), 'dead letter')} for good?", yes=yes)
+        done = _for_all(batch_ids, gate.delete_dead_letters)
+    _say(done, "is deleted", as_json=as_json)
+
+
+def _for_all(batch_ids: list[str], call: Callable[..., Mapping[str, bool]]) -> dict[str, bool]:
+    done: dict[str, bool] = {}
+    for begin in range(0, len(batch_ids), _MOST):
+        done |= call(*batch_ids[begin : begin + _MOST])
+    return done
+
+
+def _say(done: Mapping[str, bool], what: str, *, as_json: bool) -> None:
+    for batch_id, applied in done.items():
+        if as_json:
+            output.print_json({"batch_id": batch_id, "applied": applied})
+        elif applied:
+            output.console().print(f"✓ {output.printable(batch_id)} {what}")
+        else:
+            name = output.printable(batch_id)
+            output.console().print(f"= {name} is no dead letter, or no longer; nothing changed")
 
 
 def _attempts(details: tidegate.BatchDetails) -> Any:
     table = output.table("attempt", "by", "to", "began", "ended", "result", right=["attempt"])
     for attempt in details.attempts:
-        result = ": ".join(filter(None, (attempt.error_reason, attempt.error_message)))
+        result = facts.why(attempt.error_reason, attempt.error_message)
         table.add_row(
             str(attempt.number),
             output.word(attempt.channel),
             output.cell(attempt.subscriber_id),
             output.clock(attempt.started_at),
             output.clock(attempt.ended_at),
-            output.cell(result or ("ok" if attempt.ended_at else "under way")),
+            result or ("ok" if attempt.ended_at else "under way"),
         )
     return table
 
@@ -84,13 +138,6 @@ def _messages(details: tidegate.BatchDetails) -> Any:
     table = output.table("arrived", "message", "id")
     for message in details.messages:
         table.add_row(
-            output.clock(message.received_at), shown(message), output.cell(message.id, "dim")
+            output.clock(message.received_at), facts.shown(message), output.cell(message.id, "dim")
         )
     return table
-
-
-def shown(message: tidegate.Message) -> Any:
-    """The payload as far as a terminal can show it."""
-    if isinstance(message.payload, bytes):
-        return output.cell(f"({len(message.payload):,} bytes of {message.content_type})", "dim")
-    return output.cell(message.payload)

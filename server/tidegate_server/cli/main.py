@@ -9,27 +9,40 @@ import typer
 from tidegate_server.cli import (
     config,
     conversation,
+    conversations,
     dead_letters,
     endings,
+    erase,
+    message,
     send,
     serve,
     stats,
     subscribe,
+    tail,
+    track,
 )
 from tidegate_server.cli.demo.command import demo
 from tidegate_server.cli.replay.command import replay
 
 app = typer.Typer(name="tidegate", add_completion=False, pretty_exceptions_enable=False)
-app.command(rich_help_panel="Server")(serve.serve)
-app.add_typer(config.app, name="config", rich_help_panel="Server")
-app.command(rich_help_panel="Messages")(send.send)
-app.command(rich_help_panel="Messages")(subscribe.subscribe)
-app.command(rich_help_panel="Messages")(conversation.status)
-app.command(rich_help_panel="Messages")(conversation.flush)
-app.command(rich_help_panel="Operation")(stats.stats)
-app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel="Operation")
 app.command(rich_help_panel="Try it")(demo)
 app.command(rich_help_panel="Try it")(replay)
+app.command(rich_help_panel="Server")(serve.serve)
+app.add_typer(config.app, name="config", rich_help_panel="Server")
+for command in (send.send, message.amend, message.remove, subscribe.subscribe):
+    app.command(rich_help_panel="Messages")(command)
+for command in (conversation.hold, conversation.flush, conversation.discard):
+    app.command(rich_help_panel="Windows")(command)
+for command in (
+    stats.stats,
+    conversations.conversations,
+    conversation.status,
+    track.track,
+    tail.tail,
+):
+    app.command(rich_help_panel="What goes on")(command)
+app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel="Tidying up")
+app.command(rich_help_panel="Tidying up")(erase.erase)
 
 
 def _show_version(wanted: bool) -> None:

@@ -33,9 +33,9 @@ def duration(value: str | timedelta) -> timedelta:
         ) from None
 
 
-def duration_option(text: str) -> Any:
-    """An option that takes a duration, with its help."""
-    return typer.Option(parser=duration, metavar="DURATION", help=text)
+def duration_option(text: str, *names: str) -> Any:
+    """An option that takes a duration, with its help; named after its parameter unless told."""
+    return typer.Option(*names, parser=duration, metavar="DURATION", help=text)
 
 
 Server = Annotated[
@@ -53,6 +53,8 @@ Json = Annotated[
 ]
 Instance = Annotated[str, typer.Argument(help="A bot, a phone number: whatever is a tenant.")]
 Conversation = Annotated[str, typer.Argument(help="Whom it talks with.")]
+MessageId = Annotated[str, typer.Argument(help="The message's id.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 OnlyInstance = Annotated[str | None, typer.Option("--instance", help="Only this instance.")]
 
 

@@ -1,7 +1,6 @@
 """`tidegate subscribe`."""
 
-import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated
@@ -11,9 +10,7 @@ from rich.text import Text
 
 import tidegate
 import tidegate.blocking
-from tidegate_server.cli import options, output
-from tidegate_server.cli.dead_letters import shown
-from tidegate_server.cli.endings import Failure
+from tidegate_server.cli import facts, options, output, troubles
 
 
 class Nack(StrEnum):
@@ -21,6 +18,7 @@ class Nack(StrEnum):
 
     RETRY = "retry"
     RELEASE = "release"
+    REBUFFER = "rebuffer"
     DEAD_LETTER = "dead-letter"
 
 
@@ -44,9 +42,9 @@ def subscribe(
     as_json: options.Json = False,
 ) -> None:
     """Print batches as they come, and acknowledge them."""
-    note = _note_troubles()
+    note = troubles.note_them()
     with options.connect(server, token) as gate:
-        _must_answer(gate)
+        troubles.must_answer(gate)
         subscription = gate.subscribe(
             *(instances or ()),
             max_in_flight=min(max_in_flight, count or max_in_flight),
@@ -59,16 +57,6 @@ def subscribe(
                     _settle(batch, nack)
                 except (tidegate.LeaseLost, tidegate.NotFound) as error:
                     note(f"batch {batch.id}: {error}")
-
-
-def _must_answer(gate: tidegate.blocking.Client) -> None:
-    """A subscription waits for its server as long as it takes; a person wants to know."""
-    try:
-        gate.server_info()
-    except tidegate.PermissionDenied:
-        pass  # a subscriber need not be an admin
-    except tidegate.DeadlineExceeded as error:
-        raise Failure(str(error)) from None
 
 
 def _first(
@@ -96,7 +84,7 @@ def _show(batch: tidegate.blocking.Batch, *, as_json: bool) -> None:
     console.print(_title(batch))
     for message in batch.messages:
         time = Text(f"  {output.clock(message.received_at)}  ", "dim")
-        first, *more = shown(message).split("\n") or [Text()]
+        first, *more = facts.shown(message).split("\n") or [Text()]
         console.print(time, first, sep="", soft_wrap=True)
         for line in more:
             console.print(" " * len(time), line, sep="", soft_wrap=True)
@@ -113,19 +101,3 @@ def _title(batch: tidegate.blocking.Batch) -> Text:
     if batch.attempt > 1:
         title.append(f" · attempt {batch.attempt}", "yellow")
     return title
-
-
-class _Notes(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        self.note(record.getMessage())
-
-    def note(self, text: str) -> None:
-        output.console(stderr=True).print(Text(f"tidegate: {text}", "yellow"), soft_wrap=True)
-
-
-def _note_troubles() -> Callable[[str], None]:
-    """What the client reports goes to standard error, a line each."""
-    notes, log = _Notes(logging.WARNING), logging.getLogger("tidegate")
-    log.handlers[:] = [notes]
-    log.propagate = False
-    return notes.note

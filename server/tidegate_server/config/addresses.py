@@ -1,9 +1,9 @@
-"""How addresses are written: where to listen, and where the store is."""
+"""How addresses are written: where to listen, where the store is, and what is public."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv6Address, ip_address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -12,6 +12,7 @@ from pydantic import BeforeValidator
 from tidegate_server.config.values import HIDDEN
 
 _MAX_SOCKET_PATH = 107
+_TRANSLATED = IPv6Network("64:ff9b::/96")
 
 ADDRESS_RULE = "host:port, [v6 address]:port or unix:/path, several separated by commas"
 URL_RULE = (
@@ -42,6 +43,27 @@ class Address:
         if self.path:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def is_public(host: str) -> bool:
+    """Whether an IP address is one of the open internet.
+
+    None of these is: private, loopback, link-local, shared, multicast, reserved, unspecified, and
+    an IPv6 address that stands for such an IPv4 one. `ValueError`: it is no IP address.
+    """
+    address = ip_address(host)
+    if isinstance(address, IPv6Address):
+        address = _inner(address) or address
+    odd = address.is_multicast or address.is_reserved or address.is_unspecified
+    return address.is_global and not odd and not getattr(address, "is_site_local", False)
+
+
+def _inner(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that an IPv6 one leads to."""
+    if address in _TRANSLATED:
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    teredo = address.teredo
+    return address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else None)
 
 
 def addresses(*, optional: bool = False, sockets: bool = True) -> BeforeValidator:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from tidegate_server.config.push import Push
 from tidegate_server.config.values import (
     choice,
     duration,
@@ -57,6 +58,7 @@ class Instance(BaseModel):
     fallback: FallbackPolicy | None = None
     max_delay: Delay = timedelta(hours=1)
     window: InstanceWindow = InstanceWindow()
+    push: Push | None = None
 
 
 @dataclass(frozen=True, slots=True)

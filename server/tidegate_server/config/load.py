@@ -11,12 +11,16 @@ from pydantic_core import ErrorDetails
 
 from tidegate_server.config.addresses import shown_url
 from tidegate_server.config.instances import Instance, InstanceWindow
-from tidegate_server.config.settings import Misfits, Settings, env_name
+from tidegate_server.config.push import Push
+from tidegate_server.config.settings import Settings, env_name
 from tidegate_server.config.sources import Given, collect, unknown
-from tidegate_server.config.values import HIDDEN
+from tidegate_server.config.values import HIDDEN, Misfits
 from tidegate_server.errors import StartupError
 
 _Place = tuple[str, ...]
+_TABLES = {"window": InstanceWindow, "push": Push}
+_SECRETS = frozenset({("store_password",), ("push", "token"), ("push", "secret")})
+_URLS = frozenset({("store_url",), ("push", "url")})
 
 
 class ConfigError(StartupError):
@@ -64,14 +68,15 @@ def _explain(error: ErrorDetails, given: Mapping[str, Given]) -> Iterator[str]:
         return  # The value that this default depends on is wrong, and has its own line.
     if isinstance(cause, Misfits):
         for place, rule in cause.items:
-            yield _sentence(place, rule, given)
+            yield _sentence((*at, *place), rule, given)
     elif error["type"] == "extra_forbidden":
-        model = InstanceWindow if at[-2:-1] == ("window",) else Instance
+        model = _TABLES.get(at[-2], Instance)
         yield unknown(_title(at, given), at[-1], model.model_fields)
     elif at[-1:] == ("[key]",):
         yield f"{_title(at[:-1], given)}: the name of an instance must be {cause}"
     else:
         shape = 'a table such as [instances."bot-1"]' if at[0] == "instances" else "text"
+        shape = "set" if error["type"] == "missing" else shape
         yield _sentence(at, str(cause or shape), given)
 
 
@@ -88,6 +93,11 @@ def _title(at: _Place, given: Mapping[str, Given]) -> str:
     return f"{name} in {item.file}" if item.file else name
 
 
+def _name(at: _Place) -> _Place:
+    """The place without the name of the instance that it is of."""
+    return at[2:] if at[0] == "instances" else at
+
+
 def _shown(at: _Place, given: Mapping[str, Given]) -> str:
     """The value as it was written, without secrets."""
     value: object = given[at[0]].value if at[0] in given else None
@@ -95,8 +105,8 @@ def _shown(at: _Place, given: Mapping[str, Given]) -> str:
         value = cast(dict[str, object], value).get(part) if isinstance(value, dict) else None
     if value is None:
         return "unset"
-    if at[0] == "store_password" or isinstance(value, SecretStr):
+    if _name(at) in _SECRETS or isinstance(value, SecretStr):
         return HIDDEN
-    if at[0] == "store_url":
+    if _name(at) in _URLS:
         value = shown_url(str(value))
     return str(value).lower() if isinstance(value, bool) else json.dumps(str(value))

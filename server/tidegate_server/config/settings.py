@@ -6,10 +6,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, SecretStr, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
-from tidegate_server.config.addresses import STORE_URL, Address, addresses, split_credentials
+from tidegate_server.config.addresses import (
+    STORE_URL,
+    Address,
+    addresses,
+    shown_url,
+    split_credentials,
+)
 from tidegate_server.config.instances import (
     Delay,
     Fallback,
@@ -23,11 +28,13 @@ from tidegate_server.config.instances import (
     misfits,
     rules,
 )
+from tidegate_server.config.push import Push
 from tidegate_server.config.values import (
     FILE,
     FLAG,
     OPTIONAL,
     PATH,
+    Misfits,
     choice,
     duration,
     format_duration,
@@ -46,22 +53,14 @@ _InstanceName = Annotated[
 ]
 
 
-class Misfits(ValueError):
-    """Settings that are right one by one and do not fit together: where, and what each must be."""
-
-    def __init__(self, items: list[tuple[tuple[str, ...], str]]):
-        super().__init__("; ".join(f"{'.'.join(at)} must be {rule}" for at, rule in items))
-        self.items = items
-
-
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The server's settings. `load_settings` finds them; made by hand, nothing else is read.
 
     `listen` is set by the environment's TIDEGATE_LISTEN, the file's `listen`, and so on for every
     other field; `instances` by the file alone.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     listen: Annotated[tuple[Address, ...], addresses()] = (Address("127.0.0.1", 7460),)
     """Where gRPC is served."""
@@ -158,18 +157,6 @@ class Settings(BaseSettings):
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Nothing but the arguments: `config.sources` reads the rest, and remembers its names."""
-        return (init_settings,)
-
-    @classmethod
     def from_sources(cls, values: Mapping[str, object], sources: Mapping[str, str]) -> Self:
         """Settings of which `describe` can say where each value comes from."""
         settings = cls(**values)  # pyright: ignore[reportArgumentType]  # checked field by field
@@ -206,13 +193,19 @@ class Settings(BaseSettings):
         source = self._source("instances", "instances")
         for instance, own in self.instances.items():
             given = own.model_dump(exclude_unset=True)
-            window = given.pop("window", {})
-            given |= {f"window.{key}": value for key, value in window.items()}
+            for table in ("window", "push"):
+                inner = given.pop(table, None) or {}
+                given |= {f"{table}.{key}": value for key, value in inner.items()}
             lines += [
                 (f'instances."{instance}".{key}', _show(key, value), source)
                 for key, value in given.items()
             ]
         return lines
+
+    @cached_property
+    def endpoints(self) -> dict[str, Push]:
+        """The endpoints that batches are pushed to, by their instance."""
+        return {name: own.push for name, own in self.instances.items() if own.push}
 
     def _source(self, key: str, name: str) -> str:
         if key in self._sources:
@@ -272,6 +265,8 @@ class Settings(BaseSettings):
         for name, instance in self.instances.items():
             for at, rule in misfits(instance, self._default_policy):
                 yield ("instances", name, *at), rule
+        if self.max_subscribers < len(self.endpoints):
+            yield ("max_subscribers",), f"at least {len(self.endpoints)}, one for each endpoint"
         for key in ("store_username", "store_password"):
             if self.store_url is None and getattr(self, key):
                 yield (key,), "unset while TIDEGATE_STORE_URL is, for the embedded store needs none"
@@ -305,4 +300,6 @@ def env_name(key: str) -> str:
 
 
 def _show(key: str, value: object) -> str:
+    if key == "push.url":
+        return shown_url(str(value))
     return format_size(value) if isinstance(value, int) and key.endswith("_bytes") else show(value)

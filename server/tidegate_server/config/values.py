@@ -31,6 +31,14 @@ HIDDEN = "********"
 """Shown in the place of a secret."""
 
 
+class Misfits(ValueError):
+    """Settings that are right one by one and do not fit together: where, and what each must be."""
+
+    def __init__(self, items: list[tuple[tuple[str, ...], str]]):
+        super().__init__("; ".join(f"{'.'.join(at)} must be {rule}" for at, rule in items))
+        self.items = items
+
+
 def milliseconds(value: timedelta) -> int:
     """The duration in whole milliseconds."""
     return value // timedelta(milliseconds=1)

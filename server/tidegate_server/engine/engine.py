@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from tidegate_server.core.model import (
     Batch,
+    BatchInfo,
     BatchState,
     Conversation,
     DeliveryChannel,
@@ -14,9 +15,12 @@ from tidegate_server.core.model import (
 )
 from tidegate_server.engine.clock import StoreClock
 from tidegate_server.engine.dispatcher import Dispatcher
+from tidegate_server.engine.events import Events, Tail
+from tidegate_server.engine.lateness import Lateness
 from tidegate_server.engine.outage import Outage
 from tidegate_server.engine.recoverer import Recoverer
 from tidegate_server.engine.scheduler import Scheduler
+from tidegate_server.engine.superseded import Supersession
 from tidegate_server.engine.tasks import Tasks
 from tidegate_server.errors import (
     Draining,
@@ -31,13 +35,16 @@ from tidegate_server.metrics import Metrics
 from tidegate_server.sinks.stream import Closing, Subscriber, Subscribers
 from tidegate_server.store.base import (
     Added,
+    Changed,
+    Erased,
     Extended,
     Flushed,
-    Notice,
-    NoticeKind,
+    Held,
+    Requeued,
     Settled,
     Store,
 )
+from tidegate_server.store.signals import Notice, NoticeKind, mark_of
 
 log = get_logger("tidegate.engine")
 
@@ -45,9 +52,10 @@ log = get_logger("tidegate.engine")
 class Engine:
     """Delivers what the store holds to the subscribers of this server, on time and once.
 
-    `lease_ms` is the length of an extension for leases of other servers. Read `store` directly;
-    what changes it has a method here. `on_store` is told whether the store answers, when that
-    changes. All in one event loop.
+    `lease_ms` is the length of an extension for leases of other servers; a batch that is formed
+    more than `late_after_ms` after its window's end is reported. Without `events` those who watch
+    see nothing of this server. Read `store` directly; what changes it has a method here.
+    `on_store` is told whether the store answers, when that changes. All in one event loop.
     """
 
     def __init__(
@@ -56,20 +64,36 @@ class Engine:
         *,
         metrics: Metrics,
         lease_ms: int = 30_000,
+        late_after_ms: int = 30_000,
         max_subscribers: int = 1_000,
         sweep_ms: int = 1_000,
+        events: bool = True,
     ):
         self.store = store
         self.clock = StoreClock()
         self.subscribers = Subscribers(limit=max_subscribers)
-        self.draining = False
+        self.drain_begun = asyncio.Event()
         self.on_store: Callable[[bool], None] = lambda _: None
         self._metrics = metrics
         self._lease_ms = lease_ms
         self._tasks = Tasks()
         self._outage = Outage()
+        self._events = Events(store, tasks=self._tasks, enabled=events)
+        self._supersession = Supersession(
+            store,
+            subscribers=self.subscribers,
+            tasks=self._tasks,
+            outage=self._outage,
+            metrics=metrics,
+        )
         self._dispatcher = Dispatcher(
-            self.clock, self.subscribers, metrics=metrics, release=self._release, over=self._over
+            self.clock,
+            self.subscribers,
+            metrics=metrics,
+            lateness=Lateness(metrics, late_after_ms=late_after_ms),
+            delivered=self._delivered,
+            release=self._release,
+            over=self._over,
         )
         self._scheduler = Scheduler(
             store,
@@ -92,6 +116,11 @@ class Engine:
         self.subscribers.on_room = self._scheduler.wake
         self._outage.on_change = self._store_changed
 
+    @property
+    def draining(self) -> bool:
+        """The server is shutting down."""
+        return self.drain_begun.is_set()
+
     async def start(self) -> None:
         """Listen to the other servers and begin to sweep."""
         self.store.listen(self._heard)
@@ -103,7 +132,8 @@ class Engine:
 
         Returns when all of them have ended, or after `timeout_s`. Settling works until `stop`.
         """
-        self.draining = True
+        self.drain_begun.set()
+        self._events.close()
         closes_at_ms = self.clock.now_ms() + round(timeout_s * 1_000)
         closing = Closing("the server is shutting down", closes_at_ms)
         self._release(self.subscribers.drain(closing))
@@ -118,7 +148,8 @@ class Engine:
 
     async def stop(self) -> None:
         """End all timers and tasks. What is leased stays leased."""
-        self.draining = True
+        self.drain_begun.set()
+        self._events.stop()
         self._scheduler.stop()
         self._dispatcher.stop()
         await self._tasks.stop()
@@ -130,16 +161,60 @@ class Engine:
         if answers:
             self.clock.observe(answers[-1].at_ms, sent_ms)
         for message, added in zip(messages, answers, strict=True):
-            if added.due_ms is not None:
-                self._scheduler.schedule(message.conversation, added.due_ms)
+            self._due(message.conversation, added.due_ms)
+        self._supersession.added(messages, answers)
+        self._events.added(messages, answers)
         return answers
 
     async def flush(self, conversation: Conversation) -> Flushed:
         """As the store does."""
         flushed = await self.store.flush(conversation)
-        if flushed.due_ms is not None:
-            self._scheduler.schedule(conversation, flushed.due_ms)
+        self._due(conversation, flushed.due_ms)
         return flushed
+
+    async def hold(self, conversation: Conversation, hold_ms: int) -> Held:
+        """As the store does."""
+        held = await self.store.hold(conversation, hold_ms)
+        self._due(conversation, held.due_ms)
+        return held
+
+    async def amend(
+        self, conversation: Conversation, message_id: str, *, body: bytes, payload_bytes: int
+    ) -> Changed:
+        """As the store does."""
+        changed = await self.store.amend(
+            conversation, message_id, body=body, payload_bytes=payload_bytes
+        )
+        self._due(conversation, changed.due_ms)
+        return changed
+
+    async def remove(self, conversation: Conversation, message_id: str) -> Changed:
+        """As the store does."""
+        changed = await self.store.remove(conversation, message_id)
+        self._due(conversation, changed.due_ms)
+        return changed
+
+    async def discard(self, conversation: Conversation) -> int:
+        """As the store does. The timer goes off for nothing."""
+        return await self.store.discard(conversation)
+
+    async def requeue(self, batch_id: str) -> Requeued:
+        """As the store does; what is due again is claimed at once."""
+        requeued = await self.store.requeue(batch_id)
+        if requeued.conversation:
+            self._due(requeued.conversation, requeued.due_ms)
+        return requeued
+
+    async def delete(self, batch_id: str) -> bool:
+        """As the store does."""
+        return await self.store.delete(batch_id)
+
+    async def erase(self, conversation: Conversation) -> Erased:
+        """As the store does; a subscriber that holds a batch of it has its credit back."""
+        erased = await self.store.erase(conversation)
+        if erased.batch_id and not self._dispatcher.forget(erased.batch_id):
+            self._tell(Notice(NoticeKind.SETTLED, conversation, erased.batch_id))
+        return erased
 
     async def ack(self, batch_id: str, token: str, *, only_if_current: bool = False) -> Settled:
         """As the store does, but for the one answer that is a refusal.
@@ -151,6 +226,7 @@ class Engine:
             settled = await self.store.ack(batch_id, token, only_if_current=only_if_current)
         self._settled(settled, token)
         if settled.state is BatchState.REBUFFERED:
+            self._metrics.rebuffered += not settled.already
             raise Superseded("newer messages arrived in the conversation; all will come again")
         self._metrics.acked += not settled.already
         return settled
@@ -189,7 +265,7 @@ class Engine:
             extended = await self.store.extend(batch_id, token, lease_ms)
         until_ms = extended.lease_expires_at_ms
         if not self._dispatcher.extended(batch_id, until_ms):
-            self._tell(NoticeKind.EXTENDED, extended.conversation, batch_id, at_ms=until_ms)
+            self._tell(Notice(NoticeKind.EXTENDED, extended.conversation, batch_id, until_ms))
         return extended
 
     def subscribe(
@@ -229,6 +305,23 @@ class Engine:
         if releases := self._release(untaken):
             await asyncio.wait(releases)
 
+    def watch(self, instance: str | None) -> Tail:
+        """What happens from now on at every server, of one instance or of all.
+
+        Raises:
+            Draining: The server is shutting down.
+            TooManySubscribers: Together with the subscribers it has as many as it may have.
+        """
+        self.subscribers.admit()
+        tail = self._events.watch(instance)
+        self.subscribers.guests = len(self._events)
+        return tail
+
+    def unwatch(self, tail: Tail) -> None:
+        """Collect no more events for it."""
+        self._events.unwatch(tail)
+        self.subscribers.guests = len(self._events)
+
     @contextmanager
     def _settling(self, batch_id: str, token: str) -> Generator[None]:
         """Free the credit if the store says that the lease of this token is over."""
@@ -240,10 +333,22 @@ class Engine:
 
     def _settled(self, settled: Settled, token: str) -> None:
         """Free the credit, here or at the server that holds it, and come again when it is due."""
-        if not self._dispatcher.ended(settled.batch_id, token) and not settled.already:
-            self._tell(NoticeKind.SETTLED, settled.conversation, settled.batch_id)
-        if settled.due_ms is not None:
-            self._scheduler.schedule(settled.conversation, settled.due_ms)
+        batch_id, conversation = settled.batch_id, settled.conversation
+        lease = self._dispatcher.ended(batch_id, token)
+        if not settled.already:
+            if lease is None:
+                mark = mark_of(token)
+                self._tell(Notice(NoticeKind.SETTLED, conversation, batch_id, mark=mark))
+            self._events.settled(settled, lease.info if lease else None)
+        self._due(conversation, settled.due_ms)
+
+    def _due(self, conversation: Conversation, due_ms: int | None) -> None:
+        if due_ms is not None:
+            self._scheduler.schedule(conversation, due_ms)
+
+    def _delivered(self, info: BatchInfo, at_ms: int) -> None:
+        self._supersession.delivered(info.conversation, info.batch_id)
+        self._events.delivered(info, at_ms)
 
     def _release(self, batches: Sequence[Batch]) -> list[asyncio.Task[None]]:
         return [self._tasks.spawn(self._give_back(batch)) for batch in batches]
@@ -260,22 +365,24 @@ class Engine:
         self._tasks.spawn(self._recoverer.recover(conversations))
 
     def _recovered(self, settled: Settled) -> None:
-        self._dispatcher.ended(settled.batch_id)
-        if settled.due_ms is not None:
-            self._scheduler.schedule(settled.conversation, settled.due_ms)
+        self._dispatcher.taken_back(settled.batch_id, settled.at_ms)
+        self._events.expired(settled)
+        self._due(settled.conversation, settled.due_ms)
 
     def _heard(self, notice: Notice) -> None:
-        if notice.kind is NoticeKind.DUE:
-            self._scheduler.heard(notice)
-        elif notice.kind is NoticeKind.SETTLED:
-            self._dispatcher.ended(notice.batch_id)
-        else:
-            self._dispatcher.extended(notice.batch_id, notice.at_ms)
+        match notice.kind:
+            case NoticeKind.DUE:
+                self._scheduler.heard(notice)
+            case NoticeKind.SETTLED:
+                self._dispatcher.settled_elsewhere(notice.batch_id, notice.mark)
+            case NoticeKind.EXTENDED:
+                self._dispatcher.extended(notice.batch_id, notice.at_ms)
+            case NoticeKind.SUPERSEDED:
+                self._supersession.heard(notice)
+            case NoticeKind.WATCHING:
+                self._events.heard(notice)
 
-    def _tell(
-        self, kind: NoticeKind, conversation: Conversation, batch_id: str, *, at_ms: int = 0
-    ) -> None:
-        notice = Notice(kind, conversation, batch_id, at_ms)
+    def _tell(self, notice: Notice) -> None:
         self._tasks.spawn(self.store.tell([notice]))
 
     def _store_changed(self) -> None:
@@ -287,6 +394,7 @@ class Engine:
 
     def _count_nack(self, action: NackAction, state: BatchState) -> None:
         self._metrics.dead_lettered += state is BatchState.DEAD_LETTERED
+        self._metrics.rebuffered += state is BatchState.REBUFFERED
         if state is BatchState.RETRY_SCHEDULED:
             self._metrics.retried += action is NackAction.RETRY
             self._metrics.released += action is NackAction.RELEASE

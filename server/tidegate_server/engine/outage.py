@@ -38,14 +38,14 @@ class Outage:
         if time.monotonic() - self._changed_at > _CALM_S:
             self._tries = 0
         self._here.clear()
-        log.warning("store away", error=str(error))
+        log.info("deliveries rest until the store answers", why=str(error))
         self._change()
 
     def back(self) -> None:
         """A call was answered."""
         if self.away:
             self._here.set()
-            log.info("store back", away_s=round(time.monotonic() - self._changed_at, 1))
+            log.info("deliveries go on", rested_s=round(time.monotonic() - self._changed_at, 1))
             self._change()
 
     def pause_s(self) -> float:

@@ -18,7 +18,8 @@ from tidegate_server.engine.wakeup import Timers
 from tidegate_server.errors import StoreUnavailable
 from tidegate_server.logs import get_logger
 from tidegate_server.sinks.stream import Subscriber, Subscribers
-from tidegate_server.store.base import Claimed, Horizon, Notice, NoticeKind, Store
+from tidegate_server.store.base import Claimed, Horizon, Store
+from tidegate_server.store.signals import Notice, NoticeKind
 
 _CLAIMS_AT_ONCE = 512
 _LINE = 4_096

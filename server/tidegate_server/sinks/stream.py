@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tidegate_server.core.model import Batch, DeliveryChannel
+from tidegate_server.core.model import Batch, BufferInfo, Conversation, DeliveryChannel
 from tidegate_server.errors import Draining, TooManySubscribers
 
 
@@ -21,6 +21,15 @@ class Closing:
 
     reason: str
     closes_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """Newer messages arrived in the conversation of a batch in flight, and gather in `buffer`."""
+
+    batch_id: str
+    conversation: Conversation
+    buffer: BufferInfo
 
 
 class Ring:
@@ -65,7 +74,7 @@ class Subscriber:
         self.left: list[Ring] = []
         self.held: set[str] = set()
         self._reserved = 0
-        self._queue: OrderedDict[str, Batch] = OrderedDict()
+        self._events: OrderedDict[tuple[type, str], Batch | Superseded] = OrderedDict()
         self._closing: Closing | None = None
         self._news = asyncio.Event()
 
@@ -91,22 +100,23 @@ class Subscriber:
         """Whether no more batches will come."""
         return self._closing is not None
 
-    async def next(self, timeout: float | None) -> Batch | Closing | None:
-        """The next batch, or None when `timeout` seconds have passed. For one caller at a time.
+    async def next(self, timeout: float | None) -> Batch | Superseded | Closing | None:
+        """The next event, or None when `timeout` seconds have passed. For one caller at a time.
 
-        A closing subscriber answers `Closing` from then on. A cancelled call loses no batch.
+        Only a stream is told of superseded batches, after the batch itself. A closing subscriber
+        answers `Closing` from then on. A cancelled call loses no batch.
         """
         try:
             async with asyncio.timeout(timeout):
-                while not self._queue and not self._closing:
+                while not self._events and not self._closing:
                     await self._news.wait()
         except TimeoutError:
             return None
-        if not self._queue:
+        if not self._events:
             return self._closing
-        _, batch = self._queue.popitem(last=False)
+        _, event = self._events.popitem(last=False)
         self._tidy()
-        return batch
+        return event
 
     def reserve(self) -> None:
         """Set one credit aside for a claim."""
@@ -120,34 +130,47 @@ class Subscriber:
         """Turn a reserved credit into a batch that `next` will answer."""
         self._reserved -= 1
         self.held.add(batch.info.batch_id)
-        self._queue[batch.info.batch_id] = batch
+        self._events[Batch, batch.info.batch_id] = batch
         self._news.set()
+
+    def tell(self, superseded: Superseded) -> bool:
+        """Have `next` answer this of a batch that it holds. False: it takes no such events."""
+        if self._closing or self.channel is not DeliveryChannel.STREAM:
+            return False
+        self._events[Superseded, superseded.batch_id] = superseded
+        self._news.set()
+        return True
 
     def drop(self, batch_id: str) -> None:
         """Forget a batch that needs no settling here any more, also one that was not taken yet."""
         self.held.discard(batch_id)
-        if self._queue.pop(batch_id, None):
-            self._tidy()
+        self._events.pop((Batch, batch_id), None)
+        self._events.pop((Superseded, batch_id), None)
+        self._tidy()
 
     def shut(self, closing: Closing) -> list[Batch]:
         """Take no more batches. Returns those that were never taken by `next`."""
         self._closing = closing
-        untaken = list(self._queue.values())
-        self.held.difference_update(self._queue)
-        self._queue.clear()
+        untaken = [event for event in self._events.values() if isinstance(event, Batch)]
+        self.held.difference_update(batch.info.batch_id for batch in untaken)
+        self._events.clear()
         self._news.set()
         return untaken
 
     def _tidy(self) -> None:
-        if not self._queue and not self._closing:
+        if not self._events and not self._closing:
             self._news.clear()
 
 
 class Subscribers:
-    """The subscribers of this server. `on_room` is called when one has a credit again."""
+    """The subscribers of this server. `on_room` is called when one has a credit again.
+
+    `guests` are the streams that share their limit and take no batches.
+    """
 
     def __init__(self, *, limit: int):
         self.on_room: Callable[[Subscriber], None] = lambda _: None
+        self.guests = 0
         self._limit = limit
         self._open: set[Subscriber] = set()
         self._rings: OrderedDict[str, Ring] = OrderedDict()
@@ -176,10 +199,7 @@ class Subscribers:
             Draining: The server is shutting down.
             TooManySubscribers: It has as many as it may have.
         """
-        if self._closing:
-            raise Draining
-        if len(self._open) >= self._limit:
-            raise TooManySubscribers(f"this server has {self._limit} subscribers, its limit")
+        self.admit()
         subscriber = Subscriber(
             subscriber_id,
             instances=instances,
@@ -195,6 +215,18 @@ class Subscribers:
             ring.listeners += 1
             ring.roomy[subscriber] = None
         return subscriber
+
+    def admit(self) -> None:
+        """Look whether one more may come in.
+
+        Raises:
+            Draining: The server is shutting down.
+            TooManySubscribers: It has as many as it may have.
+        """
+        if self._closing:
+            raise Draining
+        if len(self._open) + self.guests >= self._limit:
+            raise TooManySubscribers(f"this server has {self._limit} subscribers, its limit")
 
     def close(self, subscriber: Subscriber) -> list[Batch]:
         """Forget a subscriber. Returns the batches that it never took, for the caller to release.
@@ -281,6 +313,15 @@ class Subscribers:
         self._holders[batch.info.batch_id] = subscriber
         subscriber.put(batch)
         return True
+
+    def holds(self, batch_id: str) -> bool:
+        """Whether a subscriber here has the batch and has not settled it."""
+        return batch_id in self._holders
+
+    def tell(self, superseded: Superseded) -> bool:
+        """Tell the stream that holds the batch. False: none does."""
+        holder = self._holders.get(superseded.batch_id)
+        return holder is not None and holder.tell(superseded)
 
     def settled(self, batch_id: str) -> None:
         """Give the credit of a batch back: it is settled, or its lease is over."""

@@ -8,7 +8,6 @@ Times are the store's own; see `core.model` for units.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from tidegate_server.core.model import (
     AddOutcome,
@@ -23,6 +22,7 @@ from tidegate_server.core.model import (
     NewMessage,
     StoredMessage,
 )
+from tidegate_server.store.signals import LiveEvent, Notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,28 +206,6 @@ class StoreInfo:
     warnings: tuple[str, ...] = field(default=())
 
 
-class NoticeKind(StrEnum):
-    """What one server tells the others that share the store."""
-
-    DUE = "due"
-    SETTLED = "settled"
-    EXTENDED = "extended"
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """A hint from one server to the others; it may get lost, and nothing depends on it.
-
-    `due`: the conversation may be claimed from `at_ms` on, and the sender has no subscriber for
-    it. `settled`: the batch needs no lease any more. `extended`: its lease ends at `at_ms`.
-    """
-
-    kind: NoticeKind
-    conversation: Conversation
-    batch_id: str = ""
-    at_ms: int = 0
-
-
 class Store(ABC):
     """The store of buffers, batches and dead letters."""
 
@@ -238,6 +216,14 @@ class Store(ABC):
     @abstractmethod
     def listen(self, handler: Callable[[Notice], None]) -> None:
         """Have `handler` called in the event loop for each notice of another server."""
+
+    @abstractmethod
+    async def publish(self, events: Sequence[LiveEvent]) -> None:
+        """Show events to the servers that watch. Best effort, as `tell`."""
+
+    @abstractmethod
+    def watch(self, handler: Callable[[LiveEvent], None] | None) -> None:
+        """Have `handler` called for each event that another server publishes; None: no more."""
 
     @abstractmethod
     async def add(self, messages: Sequence[NewMessage]) -> list[Added]:

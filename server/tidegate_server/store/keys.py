@@ -22,6 +22,7 @@
     tg:{pN}:dead         zset    never            dead letters: batch id -> when
     tg:{pN}:dead:<inst>  zset    never            the same of one instance
     tg:notices           channel                  what servers tell each other
+    tg:events            channel                  what happens, while somebody watches
 
 * Never for a dead letter. What holds an unsettled message never expires.
 
@@ -77,6 +78,11 @@ class Keys:
     def notices(self) -> str:
         """The channel of notices, one for the whole store."""
         return f"{self.prefix}:notices"
+
+    @property
+    def events(self) -> str:
+        """The channel of events, one for the whole store."""
+        return f"{self.prefix}:events"
 
     def shared(self, name: str) -> str:
         """A key of the partition: ctr, inst, lease, idx or dead."""

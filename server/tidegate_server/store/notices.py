@@ -1,74 +1,154 @@
-"""What servers tell each other, over one channel of the store."""
+"""What servers tell each other, over two channels of the store: notices, and events."""
 
 import asyncio
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from tidegate_server.core.model import (
+    BatchInfo,
+    BatchState,
+    BufferInfo,
+    BufferState,
+    Conversation,
+    FlushReason,
+    WindowMode,
+    WindowPolicy,
+)
 from tidegate_server.logs import get_logger
-from tidegate_server.store.base import Notice, NoticeKind
 from tidegate_server.store.keys import cid_of, conversation_of
+from tidegate_server.store.signals import EventKind, LiveEvent, Notice, NoticeKind
 
 _PAUSE_S = 0.5
+_POLICY = [field.name for field in fields(WindowPolicy)]
+_BUFFER = [field.name for field in fields(BufferInfo) if field.name not in ("state", "policy")]
+_BATCH = [field.name for field in fields(BatchInfo) if field.name != "conversation"]
+_EVENT = ["at_ms", "message_id", "batch_id", "next_attempt_at_ms", "dropped"]
 
 _log = get_logger("tidegate.store")
 
 
-class Notices:
-    """Listens on the channel as long as it runs; a lost connection is made anew."""
+class Channel:
+    """Gives `hear` the rows of each message that others publish, as long as it runs.
 
-    def __init__(self, connect: Callable[[], AbstractConnection], channel: str):
-        self.handlers: list[Callable[[Notice], None]] = []
-        self._connection = connect()
-        self._channel = channel
+    A lost connection is made anew; what is published meanwhile is lost.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], AbstractConnection],
+        name: str,
+        hear: Callable[[list[Any]], None],
+    ):
+        self._connect = connect
+        self._name = name
+        self._hear = hear
         self._sender = secrets.token_hex(4)
         self._task: asyncio.Task[None] | None = None
 
-    def pack(self, notices: Sequence[Notice]) -> bytes:
+    def pack(self, rows: Iterable[object]) -> bytes:
         """One message of the channel."""
-        rows = [[n.kind, cid_of(n.conversation), n.batch_id, n.at_ms] for n in notices]
-        return json.dumps([self._sender, rows], ensure_ascii=False).encode()
+        return json.dumps([self._sender, [*rows]], ensure_ascii=False).encode()
 
     def start(self) -> None:
-        """Begin to listen."""
-        self._task = asyncio.create_task(self._run(), name="store notices")
+        """Begin to listen, unless it does."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=f"store {self._name}")
+
+    def end(self) -> asyncio.Task[None] | None:
+        """Listen no more. Returns the task that is about to end."""
+        task, self._task = self._task, None
+        if task:
+            task.cancel()
+        return task
 
     async def stop(self) -> None:
-        """End it."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self._connection.disconnect(nowait=True)
+        """Listen no more, and wait for the end."""
+        if task := self.end():
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
-        while True:
-            with suppress(RedisError, OSError):
-                await self._connection.connect()
-                await self._connection.send_command("SUBSCRIBE", self._channel)
-                while True:
-                    heard: Any = await self._connection.read_response(disable_decoding=True)
-                    if heard[0] == b"message":
-                        self._hear(heard[2])
-            await self._connection.disconnect(nowait=True)
-            await asyncio.sleep(_PAUSE_S)
+        connection = self._connect()
+        try:
+            while True:
+                with suppress(RedisError, OSError):
+                    await self._listen(connection)
+                await connection.disconnect(nowait=True)
+                await asyncio.sleep(_PAUSE_S)
+        finally:
+            await connection.disconnect(nowait=True)
 
-    def _hear(self, body: bytes) -> None:
+    async def _listen(self, connection: AbstractConnection) -> None:
+        await connection.connect()
+        await connection.send_command("SUBSCRIBE", self._name)
+        while True:
+            heard: Any = await connection.read_response(disable_decoding=True)
+            if heard[0] == b"message":
+                self._take(heard[2])
+
+    def _take(self, body: bytes) -> None:
         try:
             sender, rows = json.loads(body)
-            notices = [
-                Notice(NoticeKind(kind), conversation_of(cid), batch_id, at_ms)
-                for kind, cid, batch_id, at_ms in rows
-            ]
+            if sender != self._sender:
+                self._hear(rows)
         except (ValueError, TypeError):
             _log.warning("a notice cannot be read; another version may share the store")
-            return
-        if sender == self._sender:
-            return
-        for notice in notices:
-            for handler in self.handlers:
-                handler(notice)
+        except Exception:
+            _log.exception("a notice could not be obeyed")
+
+
+def notice_row(notice: Notice) -> list[object]:
+    """A notice as JSON has it."""
+    cid = cid_of(notice.conversation)
+    return [notice.kind, cid, notice.batch_id, notice.at_ms, notice.mark]
+
+
+def notice_of(row: Sequence[Any]) -> Notice:
+    """The notice of a row. ValueError or TypeError: it is none."""
+    kind, cid, batch_id, at_ms, mark = row
+    return Notice(NoticeKind(kind), conversation_of(cid), batch_id, at_ms, mark)
+
+
+def event_row(event: LiveEvent) -> list[object]:
+    """An event as JSON has it."""
+    buffer = batch = None
+    if info := event.buffer:
+        policy = [getattr(info.policy, name) for name in _POLICY]
+        buffer = [info.state, policy, *(getattr(info, name) for name in _BUFFER)]
+    if event.batch:
+        batch = [getattr(event.batch, name) for name in _BATCH]
+    plain = (getattr(event, name) for name in _EVENT)
+    return [event.kind, cid_of(event.conversation), event.state, buffer, batch, *plain]
+
+
+def event_of(row: Sequence[Any]) -> LiveEvent:
+    """The event of a row. ValueError or TypeError: it is none."""
+    kind, cid, state, buffer, batch, *plain = row
+    conversation = conversation_of(cid)
+    return LiveEvent(
+        EventKind(kind),
+        conversation,
+        state=None if state is None else BatchState(state),
+        buffer=None if buffer is None else _buffer(buffer),
+        batch=None if batch is None else _batch(batch, conversation),
+        **dict(zip(_EVENT, plain, strict=True)),
+    )
+
+
+def _buffer(row: Sequence[Any]) -> BufferInfo:
+    state, (mode, *numbers), *plain = row
+    policy = WindowPolicy(WindowMode(mode), *numbers)
+    return BufferInfo(BufferState(state), policy=policy, **dict(zip(_BUFFER, plain, strict=True)))
+
+
+def _batch(row: Sequence[Any], conversation: Conversation) -> BatchInfo:
+    known: dict[str, Any] = dict(zip(_BATCH, row, strict=True))
+    known["state"] = BatchState(known["state"])
+    known["flush_reason"] = FlushReason(known["flush_reason"])
+    return BatchInfo(conversation=conversation, **known)

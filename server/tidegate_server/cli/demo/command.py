@@ -1,40 +1,42 @@
-"""The story: a person writes in bursts, and the bot gets one batch for each."""
+"""The command itself: what happens in which order, and whether it came out as it should."""
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from datetime import timedelta
 
 import tidegate
-from tidegate_server.cli import output, verdict
+from tidegate_server.cli import output
 from tidegate_server.cli.demo.stage import Stage
+from tidegate_server.cli.demo.story import PERSON, POLICY, Story
 from tidegate_server.cli.endings import Failure, run
 from tidegate_server.cli.own_server import OwnServer
-from tidegate_server.cli.replay.play import observed, to_client
-from tidegate_server.cli.verdict import Delivery, Record, Sent
-from tidegate_server.core.model import Conversation, WindowPolicy
 
-POLICY = WindowPolicy(delay_ms=1_500, grace_ms=300)
-PERSON = Conversation("cafe", "a person")
-FIRST = ((0.0, "hi"), (0.4, "wait"), (0.5, "actually make it two"))
-SECOND = ((0.0, "and a coffee"), (0.6, "to go, please"))
 RETRY_BASE = "300ms"
-PATIENCE_S = 5.0
-BREATH_S = 0.5
+BREATH_S = 0.4
+
+TURNS = [
+    ["hi", "two pizzas, please"],
+    ["and a coffee", "to go, please"],
+    ["when is it ready?", "oh, and make it three"],
+    ["thanks!"],
+]
+"""What the bot is to have answered: each turn once, whole, and as it was meant in the end."""
 
 
 def demo() -> None:
     """See in a few seconds what Tidegate does.
 
-    Starts a server of its own, plays a short story on it, and leaves nothing behind.
+    Starts a server of its own, plays a short story on it, checks what came
+    out, and leaves nothing behind.
     """
     logging.getLogger("tidegate").addHandler(logging.NullHandler())
     with Stage() as stage:
-        deliveries = run(_perform(stage))
-        _sum_up(stage, deliveries)
+        story = run(_perform(stage))
+        _check(story)
+        _sum_up(stage, story)
 
 
-async def _perform(stage: Stage) -> list[Delivery]:
+async def _perform(stage: Stage) -> Story:
     stage.console.print(
         "Tidegate gathers what a person writes in one go, and hands it to the bot as one batch.\n"
         f"This is a real server with windows of {POLICY.delay_ms / 1000:g} s; 8 s is more usual."
@@ -44,95 +46,74 @@ async def _perform(stage: Stage) -> list[Delivery]:
         tidegate.Client(own.address) as gate,
         gate.subscribe(PERSON.instance, subscriber_id="the bot") as subscription,
     ):
-        story = _Story(stage, gate, subscription)
-        await story.burst("A burst of messages, and one answer", FIRST)
-        await story.answer("Two, coming up!")
-        await asyncio.sleep(BREATH_S)
-        await story.burst("The bot fails, and gets the same batch again", SECOND)
-        await story.fail()
-        await story.answer("One coffee to go.")
-        return story.deliveries
+        story = Story(stage, gate, subscription)
+        await _burst(stage, story)
+        for scene in (_typing, _second_thought, _failure):
+            await asyncio.sleep(BREATH_S)
+            await scene(stage, story)
+    return story
 
 
-class _Story:
-    """Who says what to whom. Each delivery is written down."""
-
-    def __init__(
-        self, stage: Stage, gate: tidegate.Client, subscription: tidegate.Subscription
-    ) -> None:
-        self._stage = stage
-        self._gate = gate
-        self._subscription = subscription
-        self.deliveries: list[Delivery] = []
-
-    async def burst(self, title: str, messages: Sequence[tuple[float, str]]) -> None:
-        """The person writes each message some seconds after the one before."""
-        self._stage.scene(title)
-        for pause_s, text in messages:
-            await asyncio.sleep(pause_s)
-            added = await self._gate.add(
-                PERSON.instance, PERSON.name, text, message_id=text, policy=to_client(POLICY)
-            )
-            if added.buffer is None:
-                raise Failure("the server took a message and has no window for it")
-            left = added.buffer.flush_at - added.buffer.last_message_at
-            self._stage.arrived(text, added.buffer.message_count, left.total_seconds())
-
-    async def answer(self, text: str) -> None:
-        """The bot takes the batch and answers."""
-        batch = await self._batch()
-        await batch.ack()
-        self._stage.row(bot=text)
-
-    async def fail(self) -> None:
-        """The bot takes the batch and fails."""
-        batch = await self._batch()
-        await batch.nack(reason="the demo wants it so")
-        self._stage.row(gate="↻ tries again", bot="✗ something broke", trouble=True)
-
-    async def _batch(self) -> tidegate.Batch:
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                batch = await anext(self._subscription)
-        except TimeoutError:
-            raise Failure(f"no batch came within {PATIENCE_S:g} s") from None
-        self._stage.closed()
-        self.deliveries.append(observed(batch))
-        again = f", attempt {batch.attempt}" if batch.attempt > 1 else ""
-        self._stage.row(gate=f"▶ one batch of {len(batch.messages)}{again}")
-        return batch
+async def _burst(stage: Stage, story: Story) -> None:
+    stage.scene("A burst of messages, one of them edited: one answer")
+    await story.write("hi")
+    await story.write("one pizza, please", after_s=0.3)
+    await story.edit("one pizza, please", "two pizzas, please", after_s=0.3)
+    await story.answer("Two, coming up!")
 
 
-def _sum_up(stage: Stage, deliveries: list[Delivery]) -> None:
-    texts = [text for _, text in (*FIRST, *SECOND)]
-    acknowledged = frozenset((PERSON, text) for text in texts)
-    sent = {PERSON: [Sent(text, text) for text in texts]}
-    found = verdict.judge(Record(sent, acknowledged, deliveries), POLICY)
-    for check in found.checks:
-        if check.failures:
-            raise Failure(f"it does not hold that {check.name}: {check.failures[0]}")
-    figures, bursts = found.figures, 2
-    if figures.batches_out != bursts:
-        raise Failure(
-            f"{bursts} bursts came in {figures.batches_out} batches: is this machine busy?"
-        )
-    _show(stage, figures, texts)
+async def _typing(stage: Stage, story: Story) -> None:
+    stage.scene("Who is typing is waited for")
+    await story.write("and a coffee")
+    await story.type(1.5, after_s=0.5)
+    await story.write("to go, please", after_s=1.1)
+    await story.answer("One coffee to go.")
 
 
-def _show(stage: Stage, figures: verdict.Figures, texts: list[str]) -> None:
-    messages, batches = len(texts), figures.batches_out
-    late = timedelta(milliseconds=figures.late_at(1))
+async def _second_thought(stage: Stage, story: Story) -> None:
+    stage.scene("A second thought while the bot is answering: still one answer")
+    await story.write("when is it ready?")
+    await story.answer_slowly("In 10 minutes.", thought="oh, and make it three", meanwhile_s=0.5)
+    await story.answer("Three, in 15 minutes.")
+
+
+async def _failure(stage: Stage, story: Story) -> None:
+    stage.scene("The bot fails, and gets the same batch again")
+    await story.write("thanks!")
+    await story.fail()
+    await story.answer("You're welcome.")
+
+
+def _check(story: Story) -> None:
+    answered = [[message.text for message in batch.messages] for batch in story.answered]
+    if answered != TURNS:
+        raise Failure(f"the bot answered {answered} and not {TURNS}: is this machine busy?")
+    row = [message.sequence for batch in story.answered for message in batch.messages]
+    if row != sorted(set(row)):
+        raise Failure(f"the messages came in the order {row}")
+    firsts = {batch.batch_id: batch for batch in reversed(story.deliveries)}
+    for batch in story.deliveries:
+        if batch != firsts[batch.batch_id]:
+            raise Failure(f"batch {batch.batch_id} came again with other content")
+        if batch.late_ms < 0:
+            raise Failure(f"batch {batch.batch_id} came {-batch.late_ms} ms early")
+
+
+def _sum_up(stage: Stage, story: Story) -> None:
+    messages, answers = sum(map(len, TURNS)), len(story.answered)
+    late = timedelta(milliseconds=max(batch.late_ms for batch in story.deliveries))
     stage.summary(
         [
             ("messages in", str(messages), str(messages)),
-            ("batches out", str(batches), "-"),
-            ("answers", str(batches), f'{messages}, the first one to "{texts[0]}"'),
+            ("answers", str(answers), f'{messages}, the first one to "{TURNS[0][0]}"'),
+            ("an edit", "is what the bot reads", "comes too late"),
+            ("a second thought", "one answer to the whole turn", "two, the first one stale"),
             ("after a failure", "the same batch again", "nothing, or an answer twice"),
             ("batches late by", f"{output.seconds(late)} at most", "-"),
         ]
     )
     stage.console.print(
-        "✓ every message was in exactly one batch, in order\n\n"
+        "✓ every message was answered exactly once, in order\n\n"
         "Next: `tidegate serve`, then `tidegate subscribe` and, beside it, "
         "`tidegate send bot ann hi wait`.",
         soft_wrap=True,

@@ -58,12 +58,12 @@ class Stage:
         styles = (*_STYLES[:3], "red" if trouble else _STYLES[3])
         self._print((now, person, gate, bot), styles)
 
-    def arrived(self, person: str, waiting: int, left_s: float) -> None:
-        """A message joins a window that closes in `left_s`."""
+    def waits(self, person: str, waiting: int, length_s: float) -> None:
+        """Something changes a window, which is `length_s` long now."""
         now_s = time.monotonic()
-        if waiting == 1:
+        if not self._waiting:
             self._opened_s = now_s
-        self._closes_s, self._waiting = now_s + left_s, waiting
+        self._closes_s, self._waiting = self._opened_s + length_s, waiting
         self.row(person, f"{self._bar()} {waiting} waiting")
 
     def closed(self) -> None:

@@ -6,11 +6,11 @@ For tests. Several servers share one store by `replica()`. It is not durable and
 import asyncio
 from collections.abc import Callable, Sequence
 
-from tidegate_server.store.base import Notice
 from tidegate_server.store.memory.archive import Archive
 from tidegate_server.store.memory.buffers import Buffers
 from tidegate_server.store.memory.deliveries import Deliveries
 from tidegate_server.store.memory.state import World
+from tidegate_server.store.signals import LiveEvent, Notice
 
 __all__ = ["MemoryStore", "World"]
 
@@ -39,6 +39,20 @@ class MemoryStore(Deliveries, Buffers, Archive):
     def listen(self, handler: Callable[[Notice], None]) -> None:
         """Have the handler called for what other replicas tell."""
         self._handlers.append(handler)
+
+    async def publish(self, events: Sequence[LiveEvent]) -> None:
+        """Call the handlers of all other replicas that watch soon."""
+        loop = asyncio.get_running_loop()
+        for handler in [w for owner, w in self.world.watchers.items() if owner is not self]:
+            for event in events:
+                loop.call_soon(handler, event)
+
+    def watch(self, handler: Callable[[LiveEvent], None] | None) -> None:
+        """Have the handler called for what other replicas publish."""
+        if handler:
+            self.world.watchers[self] = handler
+        else:
+            self.world.watchers.pop(self, None)
 
     async def reconcile(self, *, limit: int) -> int:
         """Nothing can be damaged here."""

@@ -21,8 +21,9 @@ from tidegate_server.core.model import (
 )
 from tidegate_server.core.retry import RetryPolicy
 from tidegate_server.core.window import Arrival, Window
-from tidegate_server.store.base import BatchDetails, Notice
+from tidegate_server.store.base import BatchDetails
 from tidegate_server.store.codec import encode
+from tidegate_server.store.signals import LiveEvent, Notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +279,9 @@ class World:
     newest: dict[Conversation, str] = field(default_factory=dict[Conversation, str])
     replicas: list[list[Callable[[Notice], None]]] = field(
         default_factory=list[list[Callable[[Notice], None]]]
+    )
+    watchers: dict[object, Callable[[LiveEvent], None]] = field(
+        default_factory=dict[object, Callable[[LiveEvent], None]]
     )
 
     def chat(self, conversation: Conversation) -> Chat:

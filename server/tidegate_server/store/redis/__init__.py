@@ -3,17 +3,18 @@
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 
 from tidegate_server.errors import TidegateError
-from tidegate_server.store.base import Notice
-from tidegate_server.store.notices import Notices
+from tidegate_server.store.notices import Channel, event_of, event_row, notice_of, notice_row
 from tidegate_server.store.pipeline import Counters
 from tidegate_server.store.redis.archive import Archive
 from tidegate_server.store.redis.buffers import Buffers
 from tidegate_server.store.redis.deliveries import Deliveries
 from tidegate_server.store.redis.runner import Rules, Runner
+from tidegate_server.store.signals import LiveEvent, Notice
 
 __all__ = ["RedisStore", "Rules"]
 
@@ -41,7 +42,10 @@ class RedisStore(Deliveries, Buffers, Archive):
             clock=clock,
             jitter=jitter,
         )
-        self._notices = Notices(connect, self.runner.keys.notices)
+        self._handlers: list[Callable[[Notice], None]] = []
+        self._watcher: Callable[[LiveEvent], None] | None = None
+        self._notices = Channel(connect, self.runner.keys.notices, self._hear)
+        self._events = Channel(connect, self.runner.keys.events, self._see)
 
     @property
     def away(self) -> str | None:
@@ -55,14 +59,40 @@ class RedisStore(Deliveries, Buffers, Archive):
 
     async def stop(self) -> None:
         """Send what waits and close the connections."""
+        await self._events.stop()
         await self._notices.stop()
         await self.runner.pipeline.stop()
 
     async def tell(self, notices: Sequence[Notice]) -> None:
         """As the base says."""
-        with suppress(TidegateError):
-            await self.runner.call("PUBLISH", self.runner.keys.notices, self._notices.pack(notices))
+        await self._publish(self.runner.keys.notices, self._notices.pack(map(notice_row, notices)))
 
     def listen(self, handler: Callable[[Notice], None]) -> None:
         """As the base says."""
-        self._notices.handlers.append(handler)
+        self._handlers.append(handler)
+
+    async def publish(self, events: Sequence[LiveEvent]) -> None:
+        """As the base says."""
+        await self._publish(self.runner.keys.events, self._events.pack(map(event_row, events)))
+
+    def watch(self, handler: Callable[[LiveEvent], None] | None) -> None:
+        """As the base says. There is a connection for it only as long as there is a handler."""
+        self._watcher = handler
+        if handler:
+            self._events.start()
+        else:
+            self._events.end()
+
+    async def _publish(self, channel: str, body: bytes) -> None:
+        with suppress(TidegateError):
+            await self.runner.call("PUBLISH", channel, body)
+
+    def _hear(self, rows: list[Any]) -> None:
+        for notice in [notice_of(row) for row in rows]:
+            for handler in self._handlers:
+                handler(notice)
+
+    def _see(self, rows: list[Any]) -> None:
+        for event in [event_of(row) for row in rows]:
+            if self._watcher:
+                self._watcher(event)

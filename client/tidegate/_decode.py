@@ -1,188 +1,33 @@
-"""From the wire to the models and back. Pure, and shared by both clients."""
+"""From the wire to the models. Pure, and shared by both clients."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message as WireMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tidegate import models
-from tidegate.errors import InvalidArgument
+from tidegate import errors, models
 from tidegate.v1 import admin_service_pb2 as admin_pb2
 from tidegate.v1 import buffer_service_pb2 as buffer_pb2
-from tidegate.v1 import delivery_service_pb2 as delivery_pb2
 from tidegate.v1 import types_pb2
 
-_P = ParamSpec("_P")
-_Request = TypeVar("_Request")
 _Enum = TypeVar("_Enum", bound=IntEnum)
 
-
-def _refusing(build: Callable[_P, _Request]) -> Callable[_P, _Request]:
-    """Turns protobuf's complaints about a value into InvalidArgument."""
-
-    @functools.wraps(build)
-    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _Request:
-        try:
-            return build(*args, **kwargs)
-        except UnicodeEncodeError:
-            raise InvalidArgument(
-                "a text is not valid Unicode: it holds one half of a surrogate pair",
-                reason="INVALID_FIELD",
-            ) from None
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidArgument(
-                f"a value does not fit the request: {error}", reason="INVALID_FIELD"
-            ) from None
-
-    return checked
-
-
-def duration(value: timedelta | None) -> Duration | None:
-    """A length of time for the wire; None stays unset."""
-    if value is None:
-        return None
-    if not isinstance(value, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-        raise TypeError(
-            f"a length of time is a timedelta, such as timedelta(seconds=8), not {value}"
-        )
-    wire = Duration()
-    wire.FromTimedelta(value)
-    return wire
-
-
-def timestamp(value: datetime | None) -> Timestamp | None:
-    """A time for the wire; None stays unset. Raises InvalidArgument for a naive one."""
-    if value is None:
-        return None
-    if value.tzinfo is None:
-        rule = "needs a time zone, as in datetime.now(timezone.utc)"
-        raise InvalidArgument(
-            f"occurred_at {rule}", reason="INVALID_FIELD", fields={"message.occurred_at": rule}
-        )
-    wire = Timestamp()
-    wire.FromDatetime(value)
-    return wire
-
-
-def _policy_to_wire(policy: models.WindowPolicy) -> types_pb2.WindowPolicy:
-    return types_pb2.WindowPolicy(
-        mode=types_pb2.WindowMode.ValueType(policy.mode),
-        delay=duration(policy.delay),
-        grace=duration(policy.grace),
-        max_wait=duration(policy.max_wait),
-        max_messages=policy.max_messages or 0,
-        max_bytes=policy.max_bytes or 0,
-    )
-
-
-def _message_to_wire(message: models.Message) -> types_pb2.Message:
-    wire = types_pb2.Message(
-        id=message.id,
-        content_type=message.content_type,
-        attributes=message.attributes,
-        occurred_at=timestamp(message.occurred_at),
-    )
-    if isinstance(message.payload, str):
-        wire.text = message.payload
-    else:
-        wire.binary = message.payload
-    return wire
-
-
-@_refusing
-def add_request(
-    instance: str,
-    conversation: str,
-    message: models.Message,
-    *,
-    policy: models.WindowPolicy | None,
-    flush: bool,
-) -> buffer_pb2.AddMessageRequest:
-    """Asks to add one message."""
-    return buffer_pb2.AddMessageRequest(
-        instance=instance,
-        conversation=conversation,
-        message=_message_to_wire(message),
-        policy=_policy_to_wire(policy) if policy else None,
-        flush=flush,
-    )
-
-
-@_refusing
-def conversation_ref(instance: str, conversation: str) -> types_pb2.ConversationRef:
-    """Selects one conversation."""
-    return types_pb2.ConversationRef(instance=instance, conversation=conversation)
-
-
-@_refusing
-def subscribe_request(
-    subscriber_id: str, instances: Sequence[str], *, max_in_flight: int, lease: timedelta
-) -> delivery_pb2.SubscribeRequest:
-    """Asks for a stream of batches."""
-    return delivery_pb2.SubscribeRequest(
-        subscriber_id=subscriber_id,
-        instances=instances,
-        max_in_flight=max_in_flight,
-        lease_duration=duration(lease),
-    )
-
-
-@_refusing
-def pull_request(
-    subscriber_id: str,
-    instances: Sequence[str],
-    *,
-    max_batches: int,
-    wait: timedelta,
-    lease: timedelta,
-) -> delivery_pb2.PullRequest:
-    """Asks for what is ready."""
-    return delivery_pb2.PullRequest(
-        subscriber_id=subscriber_id,
-        instances=instances,
-        max_batches=max_batches,
-        wait=duration(wait),
-        lease_duration=duration(lease),
-    )
-
-
-@_refusing
-def nack_request(
-    batch_id: str,
-    lease_token: str,
-    *,
-    action: models.NackAction,
-    retry_delay: timedelta | None,
-    reason: str,
-) -> delivery_pb2.NackBatchRequest:
-    """Gives a batch back."""
-    return delivery_pb2.NackBatchRequest(
-        batch_id=batch_id,
-        lease_token=lease_token,
-        action=delivery_pb2.NackAction.ValueType(action),
-        retry_delay=duration(retry_delay),
-        reason=reason,
-    )
-
-
-@_refusing
-def extend_request(
-    batch_id: str, lease_token: str, *, lease: timedelta
-) -> delivery_pb2.ExtendLeaseRequest:
-    """Asks for a lease of that length from now on."""
-    return delivery_pb2.ExtendLeaseRequest(
-        batch_id=batch_id, lease_token=lease_token, lease_duration=duration(lease)
-    )
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_ERROR_REASONS: dict[int, str] = {
+    number: name.removeprefix("ERROR_REASON_")
+    for name, number in types_pb2.ErrorReason.items()
+    if number != types_pb2.ERROR_REASON_UNSPECIFIED
+}
 
 
 def always(wire: Timestamp) -> datetime:
     """A time that the server always sets."""
-    return wire.ToDatetime(tzinfo=UTC)
+    # Twice as fast as protobuf's own conversion, and an add has three.
+    return _EPOCH + timedelta(seconds=wire.seconds, microseconds=wire.nanos // 1000)
 
 
 def _time(wire: WireMessage, field: str) -> datetime | None:
@@ -202,13 +47,18 @@ def _member(kind: type[_Enum], number: int) -> _Enum:
 
 
 def _error_reason(number: int) -> str:
-    known = number in types_pb2.ErrorReason.values() and number != 0
-    name = types_pb2.ErrorReason.Name(types_pb2.ErrorReason.ValueType(number)) if known else ""
-    return name.removeprefix("ERROR_REASON_")
+    return _ERROR_REASONS.get(number, "")
 
 
 def window_policy(wire: types_pb2.WindowPolicy) -> models.WindowPolicy:
     """The policy in force."""
+    return _known_policy(wire.SerializeToString())
+
+
+@functools.lru_cache(maxsize=256)
+def _known_policy(serialized: bytes) -> models.WindowPolicy:
+    """There are few policies, and one in every answer to an add."""
+    wire = types_pb2.WindowPolicy.FromString(serialized)
     return models.WindowPolicy(
         mode=_member(models.WindowMode, wire.mode),
         delay=_length(wire, "delay"),
@@ -294,6 +144,11 @@ def _attempt(wire: types_pb2.DeliveryAttempt) -> models.Attempt:
     )
 
 
+def open_buffer(wire: WireMessage) -> models.BufferInfo | None:
+    """Of an answer that has it in `buffer`, or leaves that unset."""
+    return buffer_info(getattr(wire, "buffer")) if wire.HasField("buffer") else None  # noqa: B009 - several messages have it
+
+
 def added(wire: buffer_pb2.AddMessageResponse) -> models.Added:
     """What became of an added message."""
     return models.Added(
@@ -303,22 +158,39 @@ def added(wire: buffer_pb2.AddMessageResponse) -> models.Added:
         buffer_created=wire.buffer_created,
         fallback_to_immediate=wire.fallback_to_immediate,
         fallback_reason=_error_reason(wire.fallback_reason),
-        buffer=buffer_info(wire.buffer) if wire.HasField("buffer") else None,
+        buffer=open_buffer(wire),
     )
+
+
+def added_or_error(wire: buffer_pb2.AddResult) -> models.Added | errors.TidegateError:
+    """What became of one entry of several."""
+    if wire.WhichOneof("result") == "response":
+        return added(wire.response)
+    return add_error(wire.error)
+
+
+def add_error(wire: buffer_pb2.AddError) -> errors.TidegateError:
+    """Why an entry of several failed."""
+    return errors.from_code(wire.code, _error_reason(wire.reason), wire.message)
 
 
 def flushed(wire: buffer_pb2.FlushResponse) -> models.Flushed:
     """What a flush found."""
     return models.Flushed(
         flushed=wire.flushed,
-        buffer=buffer_info(wire.buffer) if wire.HasField("buffer") else None,
+        buffer=open_buffer(wire),
     )
+
+
+def held(wire: buffer_pb2.HoldWindowResponse) -> models.Held:
+    """What a hold found."""
+    return models.Held(held=wire.held, buffer=open_buffer(wire))
 
 
 def status(wire: buffer_pb2.GetStatusResponse) -> models.Status:
     """Where a conversation stands."""
     return models.Status(
-        buffer=buffer_info(wire.buffer) if wire.HasField("buffer") else None,
+        buffer=open_buffer(wire),
         current_batch=batch_info(wire.current_batch) if wire.HasField("current_batch") else None,
         last_batch=batch_info(wire.last_batch) if wire.HasField("last_batch") else None,
     )
@@ -330,6 +202,47 @@ def batch_details(wire: admin_pb2.GetBatchResponse) -> models.BatchDetails:
         info=batch_info(wire.batch),
         messages=received_messages(wire.messages),
         attempts=tuple(_attempt(attempt) for attempt in wire.attempts),
+    )
+
+
+def tracked(wire: admin_pb2.TrackMessageResponse) -> models.Tracked:
+    """The way of one message."""
+    return models.Tracked(
+        sequence=wire.sequence,
+        received_at=always(wire.received_at),
+        duplicates=wire.duplicates,
+        buffer=open_buffer(wire),
+        batch=batch_info(wire.batch) if wire.HasField("batch") else None,
+        attempts=tuple(_attempt(attempt) for attempt in wire.attempts),
+    )
+
+
+def conversation_info(wire: admin_pb2.ConversationInfo) -> models.ConversationInfo:
+    """A conversation that has something open."""
+    return models.ConversationInfo(
+        instance=wire.conversation.instance,
+        conversation=wire.conversation.conversation,
+        buffer=open_buffer(wire),
+        current_batch=batch_info(wire.current_batch) if wire.HasField("current_batch") else None,
+    )
+
+
+def applied(wire: Iterable[admin_pb2.BatchActionResult]) -> dict[str, bool]:
+    """What a call for several batches changed."""
+    return {result.batch_id: result.applied for result in wire}
+
+
+def event(wire: admin_pb2.WatchEventsResponse) -> models.Event:
+    """One event of the live tail."""
+    return models.Event(
+        time=always(wire.time),
+        kind=_member(models.EventKind, wire.kind),
+        instance=wire.conversation.instance,
+        conversation=wire.conversation.conversation,
+        message_id=wire.message_id,
+        buffer=open_buffer(wire),
+        batch=batch_info(wire.batch) if wire.HasField("batch") else None,
+        dropped=wire.dropped,
     )
 
 
