@@ -7,12 +7,15 @@ from tidegate_server.core.model import (
     Batch,
     BatchInfo,
     BatchState,
+    BufferInfo,
+    BufferState,
     Conversation,
     DeliveryChannel,
     FlushReason,
+    WindowPolicy,
 )
 from tidegate_server.errors import Draining, TooManySubscribers
-from tidegate_server.sinks.stream import Closing, Subscriber, Subscribers
+from tidegate_server.sinks.stream import Closing, Subscriber, Subscribers, Superseded
 
 BYE = Closing("bye", 1_000)
 
@@ -204,3 +207,43 @@ async def test_named_instances_come_up_in_turn(subscribers: Subscribers):
     opened(subscribers, "a", "b", "c")
     seen = [name for _ in range(3) for name in subscribers.rotate(2)]
     assert Counter(seen) == {"a": 2, "b": 2, "c": 2}
+
+
+def hint(name: str) -> Superseded:
+    policy = WindowPolicy()
+    return Superseded(
+        name, Conversation("a", name), BufferInfo(BufferState.OPEN, 1, 5, 0, 0, 8_000, policy)
+    )
+
+
+async def test_a_hint_comes_after_its_batch_and_goes_with_it(subscribers: Subscribers):
+    subscriber = opened(subscribers, "a", most=3)
+    one, two = give(subscribers, subscriber, "one"), give(subscribers, subscriber, "two")
+    assert subscribers.tell(hint("one"))
+    assert subscribers.tell(hint("two"))
+    subscribers.settled("two")
+    assert [await subscriber.next(0) for _ in range(3)] == [one, hint("one"), None]
+    assert two.info.batch_id == "two"
+    assert not subscribers.tell(hint("two"))
+
+
+async def test_a_closing_stream_is_told_nothing_more(subscribers: Subscribers):
+    subscriber = opened(subscribers, "a")
+    give(subscribers, subscriber, "one")
+    await subscriber.next(0)
+    subscribers.tell(hint("one"))
+    subscribers.drain(BYE)
+    assert not subscribers.tell(hint("one"))
+    assert await subscriber.next(0) == BYE
+
+
+async def test_guests_share_the_limit():
+    subscribers = Subscribers(limit=2)
+    subscribers.guests = 1
+    opened(subscribers, "a")
+    with pytest.raises(TooManySubscribers):
+        subscribers.admit()
+    with pytest.raises(TooManySubscribers):
+        opened(subscribers, "a")
+    subscribers.guests = 0
+    subscribers.admit()

@@ -1,48 +1,51 @@
 """`tidegate`: one file for each command or group of commands."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from tidegate_server.cli import (
-    config,
-    conversation,
-    conversations,
-    dead_letters,
-    endings,
-    erase,
-    message,
-    send,
-    serve,
-    stats,
-    subscribe,
-    tail,
-    track,
-)
-from tidegate_server.cli.demo.command import demo
-from tidegate_server.cli.replay.command import replay
+from tidegate_server.cli import endings
 
-app = typer.Typer(name="tidegate", add_completion=False, pretty_exceptions_enable=False)
-app.command(rich_help_panel="Try it")(demo)
-app.command(rich_help_panel="Try it")(replay)
-app.command(rich_help_panel="Server")(serve.serve)
-app.add_typer(config.app, name="config", rich_help_panel="Server")
-for command in (send.send, message.amend, message.remove, subscribe.subscribe):
-    app.command(rich_help_panel="Messages")(command)
-for command in (conversation.hold, conversation.flush, conversation.discard):
-    app.command(rich_help_panel="Windows")(command)
-for command in (
-    stats.stats,
-    conversations.conversations,
-    conversation.status,
-    track.track,
-    tail.tail,
-):
-    app.command(rich_help_panel="What goes on")(command)
-app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel="Tidying up")
-app.command(rich_help_panel="Tidying up")(erase.erase)
+COMMANDS = {
+    "demo": ("demo.command", "Try it"),
+    "replay": ("replay.command", "Try it"),
+    "serve": ("serve", "Server"),
+    "config": ("config", "Server"),
+    "send": ("send", "Messages"),
+    "amend": ("message", "Messages"),
+    "remove": ("message", "Messages"),
+    "subscribe": ("subscribe", "Messages"),
+    "hold": ("conversation", "Windows"),
+    "flush": ("conversation", "Windows"),
+    "discard": ("conversation", "Windows"),
+    "stats": ("stats", "What goes on"),
+    "conversations": ("conversations", "What goes on"),
+    "status": ("conversation", "What goes on"),
+    "track": ("track", "What goes on"),
+    "tail": ("tail", "What goes on"),
+    "dead-letters": ("dead_letters", "Tidying up"),
+    "erase": ("erase", "Tidying up"),
+}
+"""Each command's module, which has a function of its name or a group called `app`, and its panel
+of the help."""
+
+
+def build(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """The command line with these commands; the others' modules are not imported."""
+    line = typer.Typer(name="tidegate", add_completion=False, pretty_exceptions_enable=False)
+    line.callback(invoke_without_command=True)(_root)
+    for name in names:
+        place, panel = COMMANDS[name]
+        module = import_module(f"tidegate_server.cli.{place}")
+        if hasattr(module, name):
+            line.command(name, rich_help_panel=panel)(getattr(module, name))
+        else:
+            line.add_typer(module.app, name=name, rich_help_panel=panel)
+    return line
 
 
 def _show_version(wanted: bool) -> None:
@@ -51,7 +54,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
     _version: Annotated[
@@ -69,6 +71,9 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, and end the process with the command's exit code."""
     endings.prepare()
+    words = sys.argv[1:] if arguments is None else arguments
+    # A server that runs for months has no use for the modules of the demo.
+    app = build(words[:1] if words and words[0] in COMMANDS else COMMANDS)
     code = endings.exit_code(
         lambda: app(args=arguments, prog_name="tidegate", standalone_mode=False)
     )
