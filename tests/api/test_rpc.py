@@ -1,6 +1,4 @@
 import asyncio
-import threading
-import time
 from contextlib import suppress
 from typing import Any, cast
 
@@ -107,26 +105,3 @@ async def test_a_call_whose_client_has_gone_ends_in_silence(error: Exception):
     with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
         await call.fail(error)
     assert [log["error"] for log in logs] == (["RuntimeError"] if "bug" in str(error) else [])
-
-
-async def test_a_client_that_goes_just_before_its_call_fails_is_no_error(
-    house: House, folder: Any, caplog: pytest.LogCaptureFixture
-):
-    """The loop is busy as the client leaves, so nothing has cancelled the call yet."""
-
-    def leave() -> None:
-        with grpc.insecure_channel(f"unix:{folder}/house") as channel:
-            call = channel.unary_unary("/tidegate.v1.BufferService/AddMessage")
-            call.future(entry("hello").SerializeToString())
-            came.wait()
-
-    async def away(messages: Any) -> Any:
-        came.set()
-        time.sleep(0.2)  # noqa: ASYNC251 - until the transport knows that it has gone
-        raise StoreUnavailable("the store cannot be reached")
-
-    came = threading.Event()
-    house.store.add = away
-    await asyncio.to_thread(leave)
-    await asyncio.sleep(0.05)
-    assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == []

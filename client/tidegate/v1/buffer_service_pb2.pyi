@@ -20,16 +20,18 @@ Conventions that hold for every RPC of the package:
   on the message text. Any RPC may also fail with UNAUTHENTICATED,
   PERMISSION_DENIED, UNAVAILABLE, DEADLINE_EXCEEDED and INTERNAL; only
   further codes are listed at an RPC.
-* Retries. Every RPC is safe to repeat after UNAVAILABLE; what makes it so is
-  said at the RPC. A matching gRPC service config is published beside this
-  file.
+* Retries. Every RPC is safe to repeat after UNAVAILABLE, and after a
+  CANCELLED that the client did not ask for (a server that stops drops calls
+  that it has not begun with); what makes it so is said at the RPC. A matching
+  gRPC service config is published beside this file.
 * Delivery is at least once. Order is kept inside a batch, and batches of one
   conversation are never delivered concurrently.
 * Evolution. Fields, RPCs and enum values are only ever added. Clients ignore
   unknown fields and treat an unknown enum value like the zero value.
 * Metadata. `authorization: Bearer <token>` where the server asks for it;
   `traceparent` and `tracestate` are kept per message; `x-request-id` is
-  logged and echoed in the initial metadata.
+  logged and echoed: in the initial metadata of a success, in the trailing
+  metadata of a failure.
 * Sizes. No response is larger than 3.5 MiB.
 """
 

@@ -1,12 +1,17 @@
 -- What every script starts with. Times are milliseconds, sizes bytes, counts messages.
 --
--- A window is kept as one line of numbers, named here once:
-local WINDOW = {'mode', 'delay', 'grace', 'max_wait', 'max_messages', 'max_bytes',
-                'first', 'due', 'why', 'n', 'bytes', 'wire', 'full'}
--- and so is what the buffer knows beyond its first window:
-local BUFFER = {'opened', 'last', 'count', 'bytes', 'riders', 'rebuffers', 'flushed'}
--- and what never changes about a batch (its id comes first, its policy last):
-local BATCH = {'n', 'bytes', 'first', 'last', 'opened', 'due', 'sealed', 'why', 'rebuffers'}
+-- A window, and what the buffer knows beyond its first window, are kept as lines of numbers, and so
+-- is what never changes about a batch. Here each number has its name:
+local function line_of(names)
+  names.pattern = string.rep('(%d+) ', #names - 1) .. '(%d+)'
+  names.format = string.rep('%.0f ', #names - 1) .. '%.0f'
+  return names
+end
+local POLICY = line_of {'mode', 'delay', 'grace', 'max_wait', 'max_messages', 'max_bytes'}
+local WINDOW = line_of {'mode', 'delay', 'grace', 'max_wait', 'max_messages', 'max_bytes',
+                        'first', 'due', 'why', 'n', 'bytes', 'wire', 'full'}
+local BUFFER = line_of {'opened', 'last', 'count', 'bytes', 'riders', 'rebuffers', 'flushed'}
+local BATCH = line_of {'n', 'bytes', 'first', 'last', 'opened', 'due', 'sealed', 'why', 'rebuffers'}
 
 local FIXED = 1
 local DELAY, MAX_WAIT, MAX_MESSAGES, MAX_BYTES, REQUESTED = 1, 2, 3, 4, 5
@@ -20,18 +25,15 @@ local function clock(given)
 end
 
 local function unpack_line(names, line)
-  local values, i = {}, 0
-  for word in string.gmatch(line, '%S+') do
-    i = i + 1
-    values[names[i] or i] = tonumber(word) or word
-  end
+  local words, values = {string.match(line, names.pattern)}, {}
+  for i = 1, #names do values[names[i]] = tonumber(words[i]) end
   return values
 end
 
 local function pack_line(names, values)
   local words = {}
-  for i, name in ipairs(names) do words[i] = string.format('%.0f', values[name]) end
-  return table.concat(words, ' ')
+  for i = 1, #names do words[i] = values[names[i]] end
+  return string.format(names.format, unpack(words))
 end
 
 -- A hash as a table. Fields that do not exist are nil.

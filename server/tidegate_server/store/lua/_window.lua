@@ -36,7 +36,7 @@ local function stretch(w, now)
 end
 
 local function open_window(policy, now)
-  local w = unpack_line(WINDOW, policy)
+  local w = unpack_line(POLICY, policy)
   w.first, w.due, w.why, w.n, w.bytes, w.wire, w.full = now, now + w.delay, DELAY, 0, 0, 0, 0
   return w
 end
@@ -62,10 +62,7 @@ local function ride(w, payload, wire)
   return true
 end
 
-local function policy_of(w)
-  return string.format('%.0f %.0f %.0f %.0f %.0f %.0f',
-    w.mode, w.delay, w.grace, w.max_wait, w.max_messages, w.max_bytes)
-end
+local function policy_of(w) return pack_line(POLICY, w) end
 
 -- What a stored element says of itself. One that is damaged counts with its whole length.
 local function header(element, now)
