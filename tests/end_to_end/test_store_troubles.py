@@ -67,6 +67,7 @@ async def test_a_server_waits_for_a_store_that_comes_later(tmp_path: Path):
     await eventually(lambda: bool(server.logged("waiting for the store")))
     async with store:
         await server.serves()
+        assert await server.terminate() == 0
 
 
 async def test_a_server_whose_store_never_comes_ends_with_a_sentence(tmp_path: Path):

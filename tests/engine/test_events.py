@@ -5,7 +5,7 @@ import pytest
 from tests.engine.support import LATER, NOW, PATIENCE_S, Server, message, servers, taken, until
 from tidegate_server.core.model import BatchState, Conversation, NackAction
 from tidegate_server.core.retry import RetryPolicy
-from tidegate_server.engine.events import LONGEST_QUEUE, Tail
+from tidegate_server.engine.reel import LENGTH, Tail
 from tidegate_server.errors import Draining, TooManySubscribers
 from tidegate_server.store.signals import EventKind, LiveEvent, NoticeKind
 
@@ -114,7 +114,7 @@ async def test_one_instance_is_watched_apart_from_others():
         await here.add("ann", policy=LATER)
         for tail in tails:
             assert (await seen(tail)).conversation == ANN
-            assert len(tail) == 0
+            assert tail.take() is None
 
 
 async def test_while_nobody_watches_nothing_is_published():
@@ -160,7 +160,7 @@ async def test_a_watcher_says_again_that_it_watches(monkeypatch: pytest.MonkeyPa
 async def test_a_slow_reader_loses_the_oldest_events_and_is_told_how_many():
     async with servers() as (server,):
         slow, quick = server.engine.watch(None), server.engine.watch(None)
-        for n in range(LONGEST_QUEUE + 5):
+        for n in range(LENGTH + 5):
             await server.add(str(n), policy=LATER)
             assert (await seen(quick)).dropped == 0
         event = await seen(slow)
@@ -173,7 +173,7 @@ async def test_a_store_that_is_slow_to_publish_slows_no_add():
         tail = there.engine.watch(None)
         await asyncio.sleep(0.01)
         here.store.publishes = asyncio.Event()
-        count = 2 * LONGEST_QUEUE
+        count = 2 * LENGTH
         async with asyncio.timeout(PATIENCE_S):
             await here.add(*(str(n) for n in range(count)), policy=LATER)
         here.store.publishes.set()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -26,6 +26,8 @@ class Server:
     `async with` starts it. At the end it is told to stop, if it still runs, must end with 0 and
     must leave no process behind; after a failure it is killed.
     """
+
+    started: ClassVar[list[subprocess.Popen[bytes]]] = []
 
     def __init__(self, directory: Path, **settings: str):
         self.dir = directory
@@ -72,6 +74,7 @@ class Server:
                 stdout=log,
                 stderr=log,
             )
+        self.started.append(self._process)
 
     async def start(self, **settings: str) -> Self:
         """Start, with other settings if any are given, and wait until its health says SERVING."""

@@ -15,10 +15,11 @@ from tidegate_server.core.model import (
 )
 from tidegate_server.engine.clock import StoreClock
 from tidegate_server.engine.dispatcher import Dispatcher
-from tidegate_server.engine.events import Events, Tail
+from tidegate_server.engine.events import Events
 from tidegate_server.engine.lateness import Lateness
 from tidegate_server.engine.outage import Outage
 from tidegate_server.engine.recoverer import Recoverer
+from tidegate_server.engine.reel import Tail
 from tidegate_server.engine.scheduler import Scheduler
 from tidegate_server.engine.superseded import Supersession
 from tidegate_server.engine.tasks import Tasks

@@ -1,9 +1,8 @@
 """The live tail: what happens to messages and batches, for those who watch."""
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from itertools import islice
 
 from tidegate_server.core.model import (
     AddOutcome,
@@ -12,11 +11,11 @@ from tidegate_server.core.model import (
     Conversation,
     NewMessage,
 )
+from tidegate_server.engine.reel import Pace, Reel, Tail
 from tidegate_server.engine.tasks import Tasks
 from tidegate_server.store.base import Added, Settled, Store
 from tidegate_server.store.signals import EventKind, LiveEvent, Notice, NoticeKind
 
-LONGEST_QUEUE = 1_000
 PUBLISHED_AT_ONCE = 200
 ANNOUNCE_S, FORGET_S = 2.0, 5.0
 
@@ -26,46 +25,6 @@ OUTCOMES = {
     BatchState.DEAD_LETTERED: EventKind.BATCH_DEAD_LETTERED,
     BatchState.REBUFFERED: EventKind.BATCH_REBUFFERED,
 }
-
-
-class Tail:
-    """The newest events, at most `LONGEST_QUEUE`: the oldest are dropped, and counted."""
-
-    def __init__(self, instance: str = ""):
-        self.instance = instance
-        self._events: deque[LiveEvent] = deque()
-        self._dropped = 0
-        self._news = asyncio.Event()
-        self._ended = False
-
-    def __len__(self) -> int:
-        return len(self._events)
-
-    def put(self, event: LiveEvent) -> None:
-        """Append an event."""
-        if len(self._events) >= LONGEST_QUEUE:
-            self._dropped += 1 + self._events.popleft().dropped
-        self._events.append(event)
-        self._news.set()
-
-    def take(self) -> LiveEvent:
-        """The oldest event, with the number of those dropped before it."""
-        event = self._events.popleft()
-        if self._dropped:
-            event, self._dropped = replace(event, dropped=event.dropped + self._dropped), 0
-        return event
-
-    async def next(self) -> LiveEvent | None:
-        """The oldest event, as soon as there is one. None: no more will come."""
-        while not self._events and not self._ended:
-            self._news.clear()
-            await self._news.wait()
-        return self.take() if self._events else None
-
-    def end(self) -> None:
-        """Let `next` answer None when the events are used up."""
-        self._ended = True
-        self._news.set()
 
 
 class Events:
@@ -81,9 +40,12 @@ class Events:
         self._store = store
         self._tasks = tasks
         self._enabled = enabled
-        self._watchers: dict[Tail, None] = {}
+        self._reels: dict[str, Reel] = {}
+        self._watchers: dict[Tail, str] = {}
         self._elsewhere: dict[str, float] = {}
-        self._outgoing = Tail()
+        self._pace = Pace()
+        self._outgoing = Reel()
+        self._sent = Tail(self._outgoing)
         self._publishing = False
         self._renewal: asyncio.TimerHandle | None = None
 
@@ -92,8 +54,11 @@ class Events:
 
     def watch(self, instance: str | None) -> Tail:
         """The events from now on, of one instance or of all. To be given to `unwatch`."""
-        tail = Tail(instance or "")
-        self._watchers[tail] = None
+        name = instance or ""
+        reel = self._reels.setdefault(name, Reel())
+        tail = Tail(reel, self._pace)
+        reel.readers += 1
+        self._watchers[tail] = name
         if len(self._watchers) == 1:
             self._store.watch(self._show)
         self._announce()
@@ -101,19 +66,24 @@ class Events:
 
     def unwatch(self, tail: Tail) -> None:
         """Collect no more events for it."""
-        self._watchers.pop(tail, None)
+        name = self._watchers.pop(tail, None)
+        if name is not None and (reel := self._reels.get(name)):
+            reel.readers -= 1
+            if not reel.readers:
+                del self._reels[name]
         if not self._watchers:
             self._store.watch(None)
 
     def close(self) -> None:
         """Let all watchers come to an end."""
-        for tail in self._watchers:
-            tail.end()
+        for reel in self._reels.values():
+            reel.close()
 
     def stop(self) -> None:
         """Announce nothing any more."""
         self.close()
         self._watchers.clear()
+        self._reels.clear()
         self._store.watch(None)
         if self._renewal:
             self._renewal.cancel()
@@ -124,15 +94,14 @@ class Events:
 
     def watched(self, conversation: Conversation) -> bool:
         """Whether an event of the conversation would be seen."""
-        if not self._enabled or not (self._watchers or self._elsewhere):
+        if not self._enabled or not (self._reels or self._elsewhere):
             return False
-        return self._watched_elsewhere(conversation) or any(
-            _shows(tail, conversation) for tail in self._watchers
-        )
+        here = "" in self._reels or conversation.instance in self._reels
+        return here or self._watched_elsewhere(conversation)
 
     def added(self, messages: Sequence[NewMessage], answers: Sequence[Added]) -> None:
         """Messages were taken, or had been before."""
-        if not self._enabled or not (self._watchers or self._elsewhere):
+        if not self._enabled or not (self._reels or self._elsewhere):
             return
         for message, added in zip(messages, answers, strict=True):
             if self.watched(message.conversation):
@@ -175,15 +144,15 @@ class Events:
     def _emit(self, event: LiveEvent) -> None:
         self._show(event)
         if self._watched_elsewhere(event.conversation):
-            self._outgoing.put(event)
+            self._outgoing.append(event)
             if not self._publishing:
                 self._publishing = True
                 self._tasks.spawn(self._publish())
 
     def _show(self, event: LiveEvent) -> None:
-        for tail in self._watchers:
-            if _shows(tail, event.conversation):
-                tail.put(event)
+        for name in ("", event.conversation.instance):
+            if reel := self._reels.get(name):
+                reel.append(event)
 
     def _watched_elsewhere(self, conversation: Conversation) -> bool:
         if not self._elsewhere:
@@ -199,25 +168,22 @@ class Events:
             self._renewal.cancel()
             self._renewal = None
         if self._watchers:
-            instances = {tail.instance for tail in self._watchers}
-            self._tasks.spawn(self._store.tell([_watching(i) for i in sorted(instances)]))
+            self._tasks.spawn(self._store.tell([_watching(name) for name in sorted(self._reels)]))
             self._renewal = asyncio.get_running_loop().call_later(ANNOUNCE_S, self._announce)
 
     async def _publish(self) -> None:
         try:
-            while self._outgoing:
-                count = min(len(self._outgoing), PUBLISHED_AT_ONCE)
-                await self._store.publish([self._outgoing.take() for _ in range(count)])
+            while events := self._next_outgoing():
+                await self._store.publish(events)
         finally:
             self._publishing = False
+
+    def _next_outgoing(self) -> list[LiveEvent]:
+        return list(islice(iter(self._sent.take, None), PUBLISHED_AT_ONCE))
 
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _shows(tail: Tail, conversation: Conversation) -> bool:
-    return tail.instance in ("", conversation.instance)
 
 
 def _watching(instance: str) -> Notice:
