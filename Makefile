@@ -15,7 +15,7 @@ run: .venv/.server  ## serve on 127.0.0.1:7460 with the store of its own
 test: .venv/.dev  ## all tests
 	@$(BIN)/pytest
 
-agreement: .venv/.dev  ## a million random steps, scripts against the reference store (an hour)
+agreement: .venv/.dev  ## a million random steps, scripts against the reference store (half an hour)
 	@STEPS=1000000 $(BIN)/pytest --timeout 0 tests/store/test_agreement.py
 
 check: .venv/.dev  ## format, lint, types, layers, contract
