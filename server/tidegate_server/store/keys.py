@@ -31,6 +31,7 @@ braces of a conversation cannot reach the hash tag, which is the first pair in t
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from tidegate_server.core.model import Conversation
 
@@ -64,10 +65,10 @@ class Keys:
     prefix: str
     partition: int = 0
 
-    def __post_init__(self):
-        object.__setattr__(self, "base", f"{self.prefix}:{{p{self.partition}}}:")
-
-    base: str = ""
+    @cached_property
+    def base(self) -> str:
+        """What all keys of the partition begin with; the braces keep them in one slot."""
+        return f"{self.prefix}:{{p{self.partition}}}:"
 
     @property
     def layout(self) -> str:
