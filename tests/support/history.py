@@ -215,6 +215,32 @@ def violations(history: History, *, drained: bool = True) -> list[str]:
     return found + list(_lost(view)) if drained else found
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The contradictions of a history by kind, and how many messages were acknowledged."""
+
+    acknowledged: int
+    lost: list[str]
+    doubled: list[str]
+    disordered: list[str]
+    other: list[str]
+
+
+def tally(history: History) -> Tally:
+    """Count what `violations` lists, of a history that is drained."""
+    view = _View(history)
+    acknowledged = sum(
+        any(operation.phase is Phase.OK for _, operation in adds) for adds in view.adds.values()
+    )
+    return Tally(
+        acknowledged,
+        lost=[*_lost(view)],
+        doubled=[*_twice(view), *_taken_twice(view)],
+        disordered=[*_unordered(view), *_overlapping(view), *_out_of_turn(view)],
+        other=[*_changed(view), *_invented(view), *_early(view)],
+    )
+
+
 def _lost(view: _View) -> Iterator[str]:
     """I1: an acknowledged message is delivered and settled."""
     for (chat, name), adds in view.adds.items():
