@@ -146,7 +146,8 @@ def test_a_bad_value_is_refused_with_its_name_and_what_is_allowed(
 
 
 def test_every_setting_has_a_good_and_a_bad_case() -> None:
-    free_text = {"store_username", "store_password", "store_ca_file"}
+    files = {"store_ca_file", "encryption_keys_file", "name_key_file"}
+    free_text = files | {"store_username", "store_password"}
     assert set(KEYS.values()) - free_text == {name for name, _, _ in GOOD}
     assert set(KEYS) - {"store_password"} == {key for key, _, _ in BAD}
 
