@@ -86,6 +86,8 @@ BAD: list[tuple[str, str, str]] = [
     ("store_url", "redis+cluster://h", "not supported by this version yet"),
     ("store_username", "u", "unset while TIDEGATE_STORE_URL is"),
     ("store_ca_file", "/no/such/file", "a file that exists"),
+    ("encryption_keys_file", "/no/such/file", "a file that exists"),
+    ("name_key_file", "/no/such/file", "a file that exists"),
     ("store_prefix", "{tg}", "1 to 32 characters"),
     ("store_prefix", "", "1 to 32 characters"),
     ("store_wait", "-1", "from 0s to 1h"),
