@@ -7,7 +7,6 @@ import pytest
 from tests.store.conftest import Real
 from tests.support.stores import eventually
 from tidegate_server.core.model import (
-    AddOutcome,
     BatchState,
     Conversation,
     DeliveryChannel,
@@ -15,7 +14,7 @@ from tidegate_server.core.model import (
     WindowPolicy,
 )
 from tidegate_server.errors import StartupError, StoreUnavailable
-from tidegate_server.store.base import Claimed
+from tidegate_server.store.base import Added, Claimed
 from tidegate_server.store.connect import Address, prepare
 from tidegate_server.store.redis import RedisStore
 from tidegate_server.store.signals import Notice, NoticeKind
@@ -59,7 +58,7 @@ async def test_a_flushed_script_cache_is_not_noticed(real: Real):
     await store.add([message("one")])
     await real.client.script_flush()
     added = await asyncio.gather(*(store.add([message(f"m{n}")]) for n in range(20)))
-    assert all(one[0].outcome is AddOutcome.BUFFERED for one in added)
+    assert all(isinstance(one, Added) for (one,) in added)
     await real.client.script_flush()
     assert (await claim(store)).batch
 
