@@ -128,6 +128,7 @@ class App:
             rules=Rules(
                 retry=settings.retry_policy,
                 default_policy=settings.policy(""),
+                quota=settings.quota,
                 deduplication_ms=_ms(settings.deduplication),
                 retain_status_ms=_ms(settings.retain_status),
                 retain_processed_ms=_ms(settings.retain_processed),

@@ -87,21 +87,31 @@ class AlreadySealed(Precondition):
 
 
 class Exhausted(TidegateError):
-    """A limit is reached; nothing was stored. `retry_after_ms` is when to try again."""
+    """A limit is reached; nothing was stored. `retry_after_ms` is when to try again.
+
+    `subject` is what is full: "conversation", "instance", "store" or "server".
+    """
 
     retry_after_ms = 1_000
+    subject = "server"
 
 
 class QuotaExceeded(Exhausted):
-    """A limit of the conversation, the instance or the server."""
+    """A limit of what waits in the conversation, the instance or the store."""
 
     reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, text: str, *, subject: str = "conversation", retry_after_ms: int = 1_000):
+        super().__init__(text)
+        self.subject = subject
+        self.retry_after_ms = retry_after_ms
 
 
 class StoreFull(Exhausted):
     """The store is out of memory, or of disk."""
 
     reason = "STORE_FULL"
+    subject = "store"
 
 
 class TooManySubscribers(Exhausted):
