@@ -18,6 +18,7 @@ from tidegate_server.engine.pusher import Pusher
 from tidegate_server.errors import StoreUnavailable
 from tidegate_server.logs import get_logger
 from tidegate_server.metrics import Metrics
+from tidegate_server.protection import Protection
 from tidegate_server.store.base import Store, StoreInfo
 from tidegate_server.store.connect import Address, prepare
 from tidegate_server.store.embedded import EmbeddedStore
@@ -66,6 +67,8 @@ class App:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self._settings
+        protection = Protection(settings)
+        await stack.enter_async_context(protection.renewed())
         address = await self._store_address(stack)
         info = await prepare(
             address,
@@ -73,7 +76,7 @@ class App:
             wanted=settings.durability,
             wait=settings.store_wait.total_seconds(),
         )
-        for warning in info.warnings:
+        for warning in (*info.warnings, *_exposure(settings)):
             _log.warning(warning)
         self._store = store = await stack.enter_async_context(self._running_store(address))
         self._engine = engine = Engine(
@@ -85,10 +88,10 @@ class App:
             events=settings.events,
         )
         pushers = await stack.enter_async_context(self._pushers(engine))
-        api = await stack.enter_async_context(self._running_api(engine, info, pushers))
+        api = await stack.enter_async_context(self._running_api(engine, info, pushers, protection))
         self.addresses = api.addresses
         if settings.http_listen:
-            self.http_port = await self._start_ops(stack)
+            self.http_port = await self._start_ops(stack, protection)
         _settle_memory()
         api.set_serving(True)
         _log.info(
@@ -155,7 +158,7 @@ class App:
 
     @asynccontextmanager
     async def _running_api(
-        self, engine: Engine, info: StoreInfo, pushers: Sequence[Pusher]
+        self, engine: Engine, info: StoreInfo, pushers: Sequence[Pusher], protection: Protection
     ) -> AsyncGenerator[ApiServer]:
         """Engine, pushers and gRPC server. At the end streams close first, then calls, then timers.
 
@@ -171,6 +174,8 @@ class App:
             fallback=settings.fallback,
             max_delay_ms=lambda instance: _ms(settings.max_delay(instance)),
             settings=ApiSettings(_ms(settings.lease), _ms(settings.heartbeat)),
+            guard=protection.guard,
+            certificate=protection.certificate,
         )
         await engine.start()
         try:
@@ -219,7 +224,7 @@ class App:
             timeout_ms=_ms(push.timeout),
         )
 
-    async def _start_ops(self, stack: AsyncExitStack) -> int:
+    async def _start_ops(self, stack: AsyncExitStack, protection: Protection) -> int:
         # Brings aiohttp and prometheus-client, which a server without HTTP does without.
         from tidegate_server.ops.http import OpsServer
 
@@ -231,6 +236,8 @@ class App:
             metrics=self._metrics,
             ready=self._not_ready,
             gauges=store.stats,
+            guard=protection.guard,
+            certificate=protection.certificate,
         )
         await ops.start()
         stack.push_async_callback(ops.stop)
@@ -256,6 +263,13 @@ class App:
             store=_shown(info),
             capabilities=_capabilities(settings),
         )
+
+
+def _exposure(settings: Settings) -> list[str]:
+    """What is said of gRPC that is open to whoever reaches it."""
+    where = ", ".join(str(a) for a in settings.listen if a in settings.exposed)
+    text = f"{where} is open to whoever reaches it, or listens on the way"
+    return [f"{text}; set up TLS and tokens unless you trust that network"] if where else []
 
 
 def _capabilities(settings: Settings) -> tuple[str, ...]:

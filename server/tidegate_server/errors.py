@@ -16,6 +16,8 @@
     ├── Unavailable              try again
     │   ├── StoreUnavailable     STORE_UNAVAILABLE: nothing is known to be stored
     │   └── Draining             DRAINING: the server is shutting down
+    ├── BadCredentials           BAD_CREDENTIALS: no token, or a wrong one
+    ├── NotAllowed               NOT_ALLOWED: the token does not cover that instance or role
     └── StartupError             the server cannot start; the text says what to do
 
 `reason` is the name of the wire contract's ErrorReason; `api` turns it into a status, and nothing
@@ -143,6 +145,18 @@ class Draining(Unavailable):
 
     def __init__(self, text: str = "the server is shutting down; call another one"):
         super().__init__(text)
+
+
+class BadCredentials(TidegateError):
+    """No token, or one that is not known."""
+
+    reason = "BAD_CREDENTIALS"
+
+
+class NotAllowed(TidegateError):
+    """The token does not cover that instance or role."""
+
+    reason = "NOT_ALLOWED"
 
 
 class StartupError(TidegateError):

@@ -16,6 +16,7 @@ from tidegate.v1 import types_pb2 as pb
 from tidegate_server.api.buffer import MOST_ENTRIES, MOST_UNDER_WAY, BufferService
 from tidegate_server.api.intake import Intake, IntakeRules
 from tidegate_server.api.rpc import Call
+from tidegate_server.core.access import EVERYTHING
 from tidegate_server.core.model import WindowPolicy
 from tidegate_server.engine.engine import Engine
 from tidegate_server.errors import StoreFull, StoreUnavailable, TidegateError
@@ -202,6 +203,7 @@ class FakeCall:
     """A call whose client takes no more responses than it has `room` for."""
 
     def __init__(self) -> None:
+        self.access = EVERYTHING
         self.metadata: dict[str, str] = {}
         self.room = asyncio.Semaphore(0)
         self.written: list[int] = []

@@ -84,6 +84,10 @@ BAD: list[tuple[str, str, str]] = [
     ("http_listen", "[::]:7461", "TIDEGATE_INSECURE_LISTEN"),
     ("http_listen", "unix:/x", "host:port"),
     ("insecure_listen", "perhaps", "true or false"),
+    ("tls_cert_file", "/no/such/file", "a file that exists"),
+    ("tls_key_file", "/no/such/file", "a file that exists"),
+    ("tls_client_ca_file", "/no/such/file", "a file that exists"),
+    ("tokens_file", "/no/such/file", "a file that exists"),
     ("store_url", "localhost", "redis://host:port/db"),
     ("store_url", "http://h", "rediss://host:port/db"),
     ("store_url", "redis://h:x", "redis://host:port/db"),
@@ -162,7 +166,8 @@ def test_a_bad_value_is_refused_with_its_name_and_what_is_allowed(
 
 
 def test_every_setting_has_a_good_and_a_bad_case() -> None:
-    files = {"store_ca_file", "encryption_keys_file", "name_key_file"}
+    files = {"store_ca_file", "encryption_keys_file", "name_key_file", "tokens_file"}
+    files |= {"tls_cert_file", "tls_key_file", "tls_client_ca_file"}
     free_text = files | {"store_username", "store_password"}
     assert set(KEYS.values()) - free_text == {name for name, _, _ in GOOD}
     assert set(KEYS) - {"store_password"} == {key for key, _, _ in BAD}

@@ -80,6 +80,7 @@ class Intake:
     def _read(self, request: rpc.AddMessageRequest, call: Call) -> NewMessage:
         """The message of a request, checked, in the form that the store keeps."""
         conversation = validate.conversation(request.instance, request.conversation)
+        call.access.must_cover(conversation.instance)
         if not request.HasField("message"):
             raise InvalidField("message", "is required")
         message = request.message

@@ -10,8 +10,10 @@ from google.rpc import error_details_pb2 as details
 from google.rpc.status_pb2 import Status
 
 from tidegate_server.errors import (
+    BadCredentials,
     Exhausted,
     InvalidField,
+    NotAllowed,
     NotFound,
     Precondition,
     Refused,
@@ -36,6 +38,10 @@ def code_of(error: TidegateError) -> grpc.StatusCode:
             return grpc.StatusCode.RESOURCE_EXHAUSTED
         case Unavailable():
             return grpc.StatusCode.UNAVAILABLE
+        case BadCredentials():
+            return grpc.StatusCode.UNAUTHENTICATED
+        case NotAllowed():
+            return grpc.StatusCode.PERMISSION_DENIED
         case _:
             return grpc.StatusCode.INTERNAL
 

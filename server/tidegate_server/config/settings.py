@@ -31,6 +31,8 @@ from tidegate_server.config.instances import (
     rules,
 )
 from tidegate_server.config.push import Push
+from tidegate_server.config.tls import Certificate, read_certificate
+from tidegate_server.config.tokens import read_tokens
 from tidegate_server.config.values import (
     FILE,
     FLAG,
@@ -47,6 +49,7 @@ from tidegate_server.config.values import (
     show,
     size,
 )
+from tidegate_server.core.access import Tokens
 from tidegate_server.core.model import WindowMode, WindowPolicy
 from tidegate_server.core.quota import Quota
 from tidegate_server.core.retry import RetryPolicy
@@ -72,7 +75,16 @@ class Settings(BaseModel):
     )
     """Where health, readiness and metrics are served over HTTP. Empty: nowhere."""
     insecure_listen: Annotated[bool, FLAG] = False
-    """Listen beyond loopback without TLS."""
+    """Listen beyond loopback without TLS and without tokens or client certificates."""
+
+    tls_cert_file: Annotated[Path | None, FILE] = None
+    """The server's certificate and those that signed it, as PEM; then every port speaks TLS."""
+    tls_key_file: Annotated[Path | None, FILE] = None
+    """The certificate's key, as PEM, without a password."""
+    tls_client_ca_file: Annotated[Path | None, FILE] = None
+    """Certificates that may sign those of clients, as PEM; then each needs one."""
+    tokens_file: Annotated[Path | None, FILE] = None
+    """The tokens that clients need, as TOML. Unset: none."""
 
     store_url: Annotated[str | None, STORE_URL] = None
     """The Redis or Valkey that holds everything, without user and password. Unset: embedded."""
@@ -281,6 +293,7 @@ class Settings(BaseModel):
 
     def _misfits(self) -> Iterator[tuple[tuple[str, ...], str]]:
         yield from self._exposed()
+        yield from self._unusable()
         delay = f"the window's delay, {format_duration(self.window_delay)}"
         if self.window_grace > self.window_delay:
             yield ("window_grace",), f"at most {delay}"
@@ -299,6 +312,27 @@ class Settings(BaseModel):
         if self.store_ca_file and not (self.store_url or "").startswith("rediss://"):
             yield ("store_ca_file",), "unset unless TIDEGATE_STORE_URL is a rediss:// URL"
 
+    @property
+    def is_guarded(self) -> bool:
+        """Whether strangers can neither listen nor come in."""
+        return bool(self.tls_cert_file and (self.tokens_file or self.tls_client_ca_file))
+
+    @property
+    def exposed(self) -> list[Address]:
+        """The addresses that other machines can reach and that are not guarded."""
+        listening = [*self.listen, *self.http_listen]
+        return [a for a in listening if not (a.is_local or self.is_guarded)]
+
+    def read_certificate(self) -> Certificate | None:
+        """The certificate as it is now. `ValueError`: it cannot be used, and why."""
+        if not (self.tls_cert_file and self.tls_key_file):
+            return None
+        return read_certificate(self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file)
+
+    def read_tokens(self) -> Tokens | None:
+        """The tokens as they are now. `ValueError`: they cannot be used, and why."""
+        return read_tokens(self.tokens_file) if self.tokens_file else None
+
     def _too_small(
         self, most: int | None, where: tuple[str, ...]
     ) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -308,15 +342,32 @@ class Settings(BaseModel):
 
     def _exposed(self) -> Iterator[tuple[tuple[str, ...], str]]:
         for key, found in (("listen", self.listen), ("http_listen", self.http_listen)):
-            if not self.insecure_listen and not all(address.is_local for address in found):
+            if not self.insecure_listen and any(address in self.exposed for address in found):
                 where = (
                     "127.0.0.1, [::1] or unix:/path" if key == "listen" else "127.0.0.1 or [::1]"
                 )
                 yield (
                     (key,),
-                    f"on {where}, since this version has no TLS; TIDEGATE_INSECURE_LISTEN=true"
-                    " allows any address, for a network that you trust",
+                    f"on {where} without TLS (TIDEGATE_TLS_CERT_FILE) and either tokens"
+                    " (TIDEGATE_TOKENS_FILE) or client certificates (TIDEGATE_TLS_CLIENT_CA_FILE);"
+                    " TIDEGATE_INSECURE_LISTEN=true allows any address, for a network that you"
+                    " trust",
                 )
+
+    def _unusable(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        if self.tls_cert_file and not self.tls_key_file:
+            yield ("tls_key_file",), "set, as TIDEGATE_TLS_CERT_FILE is"
+        for key in ("tls_key_file", "tls_client_ca_file"):
+            if getattr(self, key) and not self.tls_cert_file:
+                yield (key,), "unset unless TIDEGATE_TLS_CERT_FILE is set"
+        for key, read in (
+            ("tls_cert_file", self.read_certificate),
+            ("tokens_file", self.read_tokens),
+        ):
+            try:
+                read()
+            except ValueError as error:
+                yield (key,), str(error)
 
 
 KEYS = {

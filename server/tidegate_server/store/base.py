@@ -406,6 +406,14 @@ class Store(ABC):
         """
 
     @abstractmethod
+    async def find(self, batch_id: str) -> Conversation:
+        """The conversation of a batch.
+
+        Raises:
+            NotFound: No such batch, or forgotten.
+        """
+
+    @abstractmethod
     async def dead_letters(
         self, instance: str | None, *, limit: int, before: tuple[int, str] | None = None
     ) -> list[BatchInfo]:

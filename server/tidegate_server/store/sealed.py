@@ -272,6 +272,10 @@ class SealedStore(Store):
         found = await self._inner.dead_letters(instance, limit=limit, before=before)
         return [self._info(info) for info in found]
 
+    async def find(self, batch_id: str) -> Conversation:
+        """As the base says."""
+        return self._shown(await self._inner.find(batch_id))
+
     async def reconcile(self, *, limit: int) -> int:
         """As the base says."""
         return await self._inner.reconcile(limit=limit)

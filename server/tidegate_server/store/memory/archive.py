@@ -95,6 +95,10 @@ class Archive(Store):
             raise NotFound("batch", batch_id)
         return details
 
+    async def find(self, batch_id: str) -> Conversation:
+        """As the base says."""
+        return (await self.batch(batch_id)).info.conversation
+
     async def dead_letters(
         self, instance: str | None, *, limit: int, before: tuple[int, str] | None = None
     ) -> list[BatchInfo]:

@@ -170,6 +170,10 @@ class Archive(Store):
             raise NotFound("batch", batch_id)
         return BatchDetails(info, answers.readable(elements), attempts)
 
+    async def find(self, batch_id: str) -> Conversation:
+        """As the base says."""
+        return await self.runner.find(batch_id)
+
     async def _attempts(self, batch_id: str) -> tuple[DeliveryAttempt, ...]:
         elements = await self.runner.call("LRANGE", self.runner.keys.of("t", batch_id), 0, -1)
         return tuple(map(answers.attempt, elements))
