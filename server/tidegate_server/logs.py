@@ -84,16 +84,16 @@ def _renderers(fmt: str) -> list[Processor]:
     return [places, structlog.processors.JSONRenderer()]
 
 
-def _write_places(out: TextIO, raised: _Raised) -> None:
-    out.write("\n" + _places(raised))
+def _write_places(out: TextIO, exc_info: _Raised) -> None:
+    out.write("\n" + _places(exc_info))
 
 
-def _places(raised: _Raised) -> str:
+def _places(exc_info: _Raised) -> str:
     """Where an exception and those that led to it were raised, oldest first, without their texts.
 
     Only those of the operating system tell theirs.
     """
-    return "\n".join(reversed([_place(error) for error in _chain(raised[1])]))
+    return "\n".join(reversed([_place(error) for error in _chain(exc_info[1])]))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
