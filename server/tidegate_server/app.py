@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import version
+from typing import Any
 
 from tidegate_server.api.admin import ServerFacts
 from tidegate_server.api.push import batch_json
@@ -50,6 +51,7 @@ class App:
             StartupError: It cannot start; the text says what to change.
         """
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_report)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         async with AsyncExitStack() as stack:
@@ -263,6 +265,11 @@ class App:
             store=_shown(info),
             capabilities=_capabilities(settings),
         )
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody waited for. asyncio's own words would quote the error and what it quotes."""
+    _log.error(context.get("message", "a task failed"), exc_info=context.get("exception"))
 
 
 def _exposure(settings: Settings) -> list[str]:

@@ -1,6 +1,5 @@
 """Who knocks at a secured server, and how any of its calls is made."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -92,7 +91,7 @@ class Guests:
         return _answer(call)
 
 
-def _answer(call: Iterator[bytes] | Any) -> Answer:
+def _answer(call: Any) -> Answer:
     try:
         response = next(call, None)
     except grpc.RpcError as error:

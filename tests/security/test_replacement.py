@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class Caller:
         await eventually(lambda: self.added > added and self.acked > added)
 
     @asynccontextmanager
-    async def calling(self) -> AsyncIterator[None]:
+    async def calling(self) -> AsyncGenerator[None]:
         async with self.client() as gate:
             work = (self.add(gate), self.connect(), self.receive(gate))
             tasks = [asyncio.create_task(one) for one in work]
