@@ -171,9 +171,8 @@ class SentinelProcess(StoreProcess):
     async def _says(self) -> dict[str, str]:
         async with self.client() as client:
             client.response_callbacks.clear()
-            flat: Any = await client.execute_command("SENTINEL MASTER", SERVICE)
-        words = [word.decode() for word in flat]
-        return dict(zip(words[::2], words[1::2], strict=True))
+            said: Any = await client.execute_command("SENTINEL MASTER", SERVICE)
+        return {name.decode(): value.decode() for name, value in said.items()}
 
 
 def _acquainted(
