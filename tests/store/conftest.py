@@ -25,7 +25,7 @@ class Real:
 
     def store(self, *, clock: Callable[[], int] | None = None, timeout: float = 5) -> RedisStore:
         store = RedisStore(
-            Address(self.process.url, timeout=timeout).connector(),
+            Address(self.process.url, timeout=timeout).dialer(),
             counters=self.metrics,
             timeout=timeout,
             rules=Rules(retry=RetryPolicy(base_ms=10)),
