@@ -16,7 +16,7 @@ _POLICY = WindowPolicy(delay_ms=3_600_000, max_wait_ms=3_600_000, max_messages=5
 async def fill(run: Run, *, socket: str, name: str, messages: int, buffers: int) -> dict[str, Any]:
     """Add so many messages to each of so many buffers: microseconds for each place in a buffer."""
     address = Address(f"unix://{socket}", timeout=10)
-    store = RedisStore(address.connector(), counters=Metrics(), prefix=name, timeout=10)
+    store = RedisStore(address.dialer(), counters=Metrics(), prefix=name, timeout=10)
     store.start()
     await run.start()
     took_us: list[float] = []

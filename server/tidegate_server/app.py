@@ -21,6 +21,7 @@ from tidegate_server.logs import get_logger
 from tidegate_server.metrics import Metrics
 from tidegate_server.protection import Protection
 from tidegate_server.store.base import Store, StoreInfo
+from tidegate_server.store.check import Demand
 from tidegate_server.store.connect import Address, prepare
 from tidegate_server.store.embedded import EmbeddedStore
 from tidegate_server.store.redis import RedisStore, Rules
@@ -37,6 +38,7 @@ class App:
         self._stopping = asyncio.Event()
         self._store: RedisStore | None = None
         self._engine: Engine | None = None
+        self._demand = Demand(settings.durability, settings.store_replicas)
         self.addresses: list[str] = []
         self.http_port = 0
 
@@ -75,7 +77,7 @@ class App:
         info = await prepare(
             address,
             prefix=settings.store_prefix,
-            wanted=settings.durability,
+            demand=self._demand,
             wait=settings.store_wait.total_seconds(),
         )
         for warning in (*info.warnings, *_exposure(settings)):
@@ -126,10 +128,11 @@ class App:
     async def _running_store(self, address: Address) -> AsyncGenerator[RedisStore]:
         settings = self._settings
         store = RedisStore(
-            address.connector(),
+            address.dialer(),
             counters=self._metrics,
             prefix=settings.store_prefix,
             timeout=address.timeout,
+            replicas=self._demand.confirmations,
             rules=Rules(
                 retry=settings.retry_policy,
                 default_policy=settings.policy(""),

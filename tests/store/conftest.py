@@ -31,7 +31,7 @@ class Real:
         rules: Rules | None = None,
     ) -> RedisStore:
         store = RedisStore(
-            Address(self.process.url, timeout=timeout).connector(),
+            Address(self.process.url, timeout=timeout).dialer(),
             counters=self.metrics,
             timeout=timeout,
             rules=rules or Rules(retry=RetryPolicy(base_ms=10)),
