@@ -21,7 +21,7 @@ from tidegate_server.metrics import Metrics
 from tidegate_server.store.base import StoreInfo
 from tidegate_server.store.connect import Address, prepare
 from tidegate_server.store.embedded import EmbeddedStore
-from tidegate_server.store.redis import RedisStore, Rules
+from tidegate_server.store.redis import Connected, Rules, new_store
 
 _log = get_logger("tidegate")
 
@@ -33,7 +33,7 @@ class App:
         self._settings = settings
         self._metrics = Metrics()
         self._stopping = asyncio.Event()
-        self._store: RedisStore | None = None
+        self._store: Connected | None = None
         self._engine: Engine | None = None
         self.addresses: list[str] = []
         self.http_port = 0
@@ -75,7 +75,7 @@ class App:
         )
         for warning in info.warnings:
             _log.warning(warning)
-        self._store = store = await stack.enter_async_context(self._running_store(address))
+        self._store = store = await stack.enter_async_context(self._running_store(address, info))
         self._engine = engine = Engine(
             store,
             metrics=self._metrics,
@@ -118,10 +118,11 @@ class App:
         )
 
     @asynccontextmanager
-    async def _running_store(self, address: Address) -> AsyncGenerator[RedisStore]:
+    async def _running_store(self, address: Address, info: StoreInfo) -> AsyncGenerator[Connected]:
         settings = self._settings
-        store = RedisStore(
-            address.connector(),
+        store = new_store(
+            lambda _: address.connector(),
+            partitions=info.partitions,
             counters=self._metrics,
             prefix=settings.store_prefix,
             timeout=address.timeout,

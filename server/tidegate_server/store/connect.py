@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.asyncio import Redis
@@ -14,9 +14,9 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_e
 
 from tidegate_server.errors import StartupError
 from tidegate_server.logs import get_logger
+from tidegate_server.store import layout
 from tidegate_server.store.base import StoreInfo
 from tidegate_server.store.check import Durability, inspect
-from tidegate_server.store.keys import LAYOUT_VERSION, Keys
 
 _PARTITIONS = 1
 
@@ -79,7 +79,7 @@ async def prepare(
     try:
         await _wait_for(client, address, wait)
         info = await inspect(client, wanted=wanted, embedded=address.embedded)
-        await _claim_layout(client, prefix)
+        partitions = await layout.claim(client, prefix, partitions=_PARTITIONS)
     except (AuthenticationError, ResponseError) as error:
         raise StartupError(_refused(address, error)) from None
     except (RedisError, OSError) as error:
@@ -89,7 +89,7 @@ async def prepare(
     finally:
         await client.aclose()
         await pool.aclose()
-    return info
+    return replace(info, partitions=partitions)
 
 
 async def _wait_for(client: Redis, address: Address, wait: float) -> None:
@@ -122,20 +122,6 @@ async def _wait_for(client: Redis, address: Address, wait: float) -> None:
 def _may_pass(error: BaseException) -> bool:
     refusals = (AuthenticationError, ResponseError)
     return isinstance(error, RedisError | OSError) and not isinstance(error, refusals)
-
-
-async def _claim_layout(client: Redis, prefix: str) -> None:
-    key = Keys(prefix).layout
-    wanted = {"version": LAYOUT_VERSION, "partitions": _PARTITIONS}
-    for field, value in wanted.items():
-        await client.hsetnx(key, field, str(value))
-    stored: dict[bytes, bytes] = await client.hgetall(key)  # pyright: ignore[reportAssignmentType]
-    found = {name.decode(): int(value) for name, value in stored.items()}
-    if found != wanted:
-        raise StartupError(
-            f"the store's keys under {prefix!r} have layout {found}, this server needs {wanted};"
-            " use the version that wrote them, or another TIDEGATE_STORE_PREFIX"
-        )
 
 
 def _refused(address: Address, error: Exception) -> str:
