@@ -11,6 +11,7 @@ It is one hash. A store that moves is marked at both ends, so that no server sta
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -60,7 +61,8 @@ class Layout:
         if self.is_left:
             return (
                 f"the store's keys under {prefix!r} have moved to {self.to}: set TIDEGATE_STORE_URL"
-                " (and TIDEGATE_STORE_PREFIX) to that"
+                " (and TIDEGATE_STORE_PREFIX) to that, or delete the key"
+                f" {Keys(prefix).layout!r} to begin anew here"
             )
         if self.is_leaving:
             return (
@@ -83,9 +85,7 @@ class Layout:
 
 async def read(client: Redis, prefix: str) -> Layout:
     """The layout as it is."""
-    found: dict[bytes, bytes] = await client.hgetall(  # pyright: ignore[reportGeneralTypeIssues]
-        Keys(prefix).layout
-    )
+    found: Any = await client.hgetall(Keys(prefix).layout)  # pyright: ignore[reportGeneralTypeIssues]
     return Layout({name.decode(): value.decode() for name, value in found.items()})
 
 

@@ -233,15 +233,7 @@ class PartitionedStore(Connected):
 
     async def stats(self, instance: str | None = None) -> Stats:
         """As the base says."""
-        found = await self._all(lambda part: part.stats(instance))
-        return Stats(
-            open_buffers=sum(one.open_buffers for one in found),
-            buffered_messages=sum(one.buffered_messages for one in found),
-            delivering_batches=sum(one.delivering_batches for one in found),
-            retrying_batches=sum(one.retrying_batches for one in found),
-            dead_letters=sum(one.dead_letters for one in found),
-            oldest_due_age_ms=max(one.oldest_due_age_ms for one in found),
-        )
+        return stats_of(await self._all(lambda part: part.stats(instance)))
 
     async def batch(self, batch_id: str) -> BatchDetails:
         """As the base says."""
@@ -298,6 +290,18 @@ class PartitionedStore(Connected):
     async def _all(self, ask: Callable[[RedisPartition], Coroutine[Any, Any, T]]) -> list[T]:
         """The answers of all partitions; the first error if there is one."""
         return _good(await _answers(ask(part) for part in self.parts))
+
+
+def stats_of(parts: Sequence[Stats]) -> Stats:
+    """The gauges of all partitions together."""
+    return Stats(
+        open_buffers=sum(part.open_buffers for part in parts),
+        buffered_messages=sum(part.buffered_messages for part in parts),
+        delivering_batches=sum(part.delivering_batches for part in parts),
+        retrying_batches=sum(part.retrying_batches for part in parts),
+        dead_letters=sum(part.dead_letters for part in parts),
+        oldest_due_age_ms=max(part.oldest_due_age_ms for part in parts),
+    )
 
 
 async def _answers(calls: Iterator[Coroutine[Any, Any, T]]) -> list[T | BaseException]:
