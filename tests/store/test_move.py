@@ -321,7 +321,7 @@ async def test_a_move_that_has_begun_goes_on_to_the_same_place_only(
 ):
     source, goal, other = ends
     async with opened(source) as store:
-        await store.add([message("m", "open", LATER)])
+        await Life().begin(store)
     lives["commands"] = 60
     with suppress(Killed):
         await move(source, goal, partitions=3)
