@@ -19,6 +19,7 @@ from tidegate_server.errors import StoreUnavailable
 from tidegate_server.logs import get_logger
 from tidegate_server.metrics import Metrics
 from tidegate_server.store.base import StoreInfo
+from tidegate_server.store.check import Demand
 from tidegate_server.store.connect import Address, prepare
 from tidegate_server.store.embedded import EmbeddedStore
 from tidegate_server.store.redis import Connected, Rules, new_store
@@ -35,6 +36,7 @@ class App:
         self._stopping = asyncio.Event()
         self._store: Connected | None = None
         self._engine: Engine | None = None
+        self._demand = Demand(settings.durability, settings.store_replicas)
         self.addresses: list[str] = []
         self.http_port = 0
 
@@ -70,7 +72,7 @@ class App:
         info = await prepare(
             address,
             prefix=settings.store_prefix,
-            wanted=settings.durability,
+            demand=self._demand,
             wait=settings.store_wait.total_seconds(),
         )
         for warning in info.warnings:
@@ -121,11 +123,12 @@ class App:
     async def _running_store(self, address: Address, info: StoreInfo) -> AsyncGenerator[Connected]:
         settings = self._settings
         store = new_store(
-            lambda _: address.connector(),
+            address.dialer,
             partitions=info.partitions,
             counters=self._metrics,
             prefix=settings.store_prefix,
             timeout=address.timeout,
+            replicas=self._demand.confirmations,
             rules=Rules(
                 retry=settings.retry_policy,
                 default_policy=settings.policy(""),

@@ -27,9 +27,8 @@ class Real:
         self.stores: list[AnyStore] = []
 
     def store(self, *, clock: Callable[[], int] | None = None, timeout: float = 5) -> AnyStore:
-        address = Address(self.process.url, timeout=timeout)
         store = new_store(
-            lambda _: address.connector(),
+            Address(self.process.url, timeout=timeout).dialer,
             partitions=self.partitions,
             counters=self.metrics,
             timeout=timeout,

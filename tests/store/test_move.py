@@ -70,7 +70,7 @@ async def opened(end: End) -> AsyncGenerator[AnyStore]:
     """A server's view of a store, as a server gets it."""
     info = await prepare(end.address, prefix=end.prefix, wait=0)
     store = new_store(
-        lambda _: end.address.connector(),
+        end.address.dialer,
         partitions=info.partitions,
         counters=Metrics(),
         prefix=end.prefix,

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look after the store, while no server uses it.")
 
-_CLUSTER_PARTITIONS = 64
 _WORTH_SAYING_MS = 1_000
 
 
@@ -73,9 +72,10 @@ def move(
     logs.configure("error", "console")
     old = End(_address(source, "--from", ca_file), prefix)
     new = End(_address(destination, "--to", ca_file), to_prefix or prefix)
-    default = _CLUSTER_PARTITIONS if "+cluster://" in destination else 1
     with _progress() as tell, _failures():
-        moved = run(move_all(old, new, partitions=partitions or default, progress=tell))
+        moved = run(
+            move_all(old, new, partitions=partitions or new.address.partitions, progress=tell)
+        )
     _show(moved, new, as_json=as_json)
 
 

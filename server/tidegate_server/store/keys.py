@@ -22,6 +22,7 @@
     tg:{pN}:t:<bid>      list    status *         its attempts
     tg:{pN}:dead         zset    never            dead letters: batch id -> when
     tg:{pN}:dead:<inst>  zset    never            the same of one instance
+    tg:{pN}:beat         string  a day    nothing; written so that replicas can be asked for it
     tg:notices           channel                  what servers tell each other
     tg:events            channel                  what happens, while somebody watches
 
@@ -93,7 +94,7 @@ class Keys:
         return f"{self.prefix}:events"
 
     def shared(self, name: str) -> str:
-        """A key of the partition: ctr, inst, lease, idx or dead."""
+        """A key of the partition: ctr, inst, lease, idx, dead or beat."""
         return self.base + name
 
     def instance(self, kind: str, instance: str) -> str:

@@ -99,10 +99,11 @@ async def move(
 class _Reached:
     """An end that answers."""
 
-    def __init__(self, end: End, client: Redis):
+    def __init__(self, end: End, client: Redis, replicas: int):
         self.end = end
         self.client = client
         self.keys = Keys(end.prefix)
+        self._replicas = replicas
 
     async def layout(self) -> Layout:
         return await layout.read(self.client, self.end.prefix)
@@ -112,8 +113,12 @@ class _Reached:
 
     async def listeners(self) -> int:
         """Servers that use the store at the moment."""
-        found: Any = await self.client.pubsub_numsub(self.keys.notices)  # pyright: ignore[reportGeneralTypeIssues]
-        return sum(count for _, count in found)
+        count = 0
+        for place in await self.end.address.primaries():
+            async with self.end.address.client(place) as client:
+                found: Any = await client.pubsub_numsub(self.keys.notices)  # pyright: ignore[reportGeneralTypeIssues]
+            count += sum(number for _, number in found)
+        return count
 
     async def now_ms(self) -> int:
         seconds, micros = await self.client.time()  # pyright: ignore[reportGeneralTypeIssues]
@@ -121,15 +126,16 @@ class _Reached:
 
     @asynccontextmanager
     async def runners(self, partitions: int) -> AsyncGenerator[list[Runner]]:
-        """A runner for each partition, under way."""
+        """A runner for each partition, under way. A replica confirms what it writes, if any can."""
         address, metrics = self.end.address, Metrics()
         made = [
             Runner(
-                address.connector(),
+                address.dialer(number),
                 counters=metrics,
                 prefix=self.end.prefix,
                 partition=number,
                 timeout=_PATIENCE_S,
+                replicas=self._replicas,
             )
             for number in range(partitions)
         ]
@@ -143,14 +149,13 @@ class _Reached:
 
 @asynccontextmanager
 async def _reached(end: End) -> AsyncGenerator[_Reached]:
-    pool = end.address.pool()
-    client = Redis(connection_pool=pool)
-    try:
-        await inspect(client)
-        yield _Reached(end, client)
-    finally:
-        await client.aclose()
-        await pool.aclose()
+    address, replicas = end.address, list[int]()
+    for place in await address.primaries():
+        async with address.client(place) as client:
+            await inspect(client, cluster=address.kind == "cluster")
+            replicas.append(int((await client.info("replication"))["connected_slaves"]))
+    async with address.client(await address.home(Keys(end.prefix).layout)) as client:
+        yield _Reached(end, client, min(1, *replicas, 1))
 
 
 class _Move:
@@ -178,10 +183,11 @@ class _Move:
             self._source.runners(partitions) as old,
             self._destination.runners(self._partitions) as new,
         ):
-            if (await self._destination.layout()).arrived != name:
+            left = (await self._source.layout()).is_left
+            if not left and (await self._destination.layout()).arrived != name:
                 await self._set_counters(old, new)
                 await self._copy(old, new)
-                await self._destination.write(arrived=name)
+            await self._destination.write(arrived=name)
             await self._source.write(moved=name)
             await self._empty(old)
             stats = stats_of([await RedisPartition(runner).stats() for runner in new])
@@ -263,10 +269,10 @@ class _Move:
 
     async def _copy(self, old: Sequence[Runner], new: Sequence[Runner]) -> None:
         done, total = 0, 0
-        async for page in _pages(old):
+        async for page in self._pages(old):
             total += len(page)
         slots = asyncio.Semaphore(_AT_ONCE)
-        async for page in _pages(old):
+        async for page in self._pages(old):
             units = {unit for key in page if (unit := _unit(self._source.keys, key))}
             results = await asyncio.gather(
                 *(self._carry(slots, old[number], new, *unit) for number, *unit in sorted(units)),
@@ -289,9 +295,22 @@ class _Move:
                 self._conversations += kinds == parcel.OF_CONVERSATION
                 self._batches += kinds == parcel.OF_BATCH
 
+    async def _pages(self, old: Sequence[Runner]) -> AsyncIterator[list[str]]:
+        """All keys of the source, which is at rest, some at a time, each at least once."""
+        in_cluster = self._source.end.address.kind == "cluster"
+        for runner in old if in_cluster else old[:1]:
+            pattern = f"{runner.keys.base}*" if in_cluster else f"{runner.keys.prefix}:{{p*}}:*"
+            cursor: Any = b"0"
+            while True:
+                cursor, found = await runner.call("SCAN", cursor, "MATCH", pattern, "COUNT", _PAGE)
+                if found:
+                    yield [key.decode() for key in found]
+                if cursor == b"0":
+                    break
+
     async def _empty(self, old: Sequence[Runner]) -> None:
         """Delete what has moved. The layout stays, and says so to a server that starts here."""
-        async for page in _pages(old):
+        async for page in self._pages(old):
             mine: dict[int, list[str]] = {}
             for key in page:
                 mine.setdefault(_partition_in(self._source.keys, key), []).append(key)
@@ -302,20 +321,6 @@ class _Move:
                     for at in range(0, len(keys), _DELETED)
                 )
             )
-
-
-async def _pages(runners: Sequence[Runner]) -> AsyncIterator[list[str]]:
-    """All keys of a store at rest, some at a time, each at least once."""
-    for runner in runners:
-        cursor: Any = b"0"
-        while True:
-            cursor, found = await runner.call(
-                "SCAN", cursor, "MATCH", f"{runner.keys.base}*", "COUNT", _PAGE
-            )
-            if found:
-                yield [key.decode() for key in found]
-            if cursor == b"0":
-                break
 
 
 def _partition_in(keys: Keys, key: str) -> int:

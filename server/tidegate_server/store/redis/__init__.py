@@ -2,9 +2,9 @@
 
 import random
 from collections.abc import Callable
+from typing import TypedDict
 
-from redis.asyncio.connection import AbstractConnection
-
+from tidegate_server.store.dial import Dialer
 from tidegate_server.store.pipeline import Counters
 from tidegate_server.store.redis.archive import Archive
 from tidegate_server.store.redis.buffers import Buffers
@@ -19,57 +19,66 @@ __all__ = ["Connected", "PartitionedStore", "RedisStore", "Rules", "new_store"]
 class RedisStore(Deliveries, Buffers, Archive, Connected):
     """The store that is one partition.
 
-    `connect` makes connections that are not open; `clock`, `jitter` are for tests.
+    With `replicas`, so many confirm what is done; `clock`, `jitter` are for tests.
     """
 
     def __init__(
         self,
-        connect: Callable[[], AbstractConnection],
+        dialer: Dialer,
         *,
         counters: Counters,
         prefix: str = "tg",
         timeout: float = 1.0,
+        replicas: int = 0,
         rules: Rules | None = None,
         clock: Callable[[], int] | None = None,
         jitter: Callable[[], float] = random.random,
     ):
         self.runner = Runner(
-            connect,
+            dialer,
             counters=counters,
             prefix=prefix,
             timeout=timeout,
+            replicas=replicas,
             rules=rules,
             clock=clock,
             jitter=jitter,
         )
-        super().__init__(connect, [self.runner])
+        super().__init__(dialer, [self.runner])
 
 
 def new_store(
-    connect: Callable[[int], Callable[[], AbstractConnection]],
+    dialer: Callable[[int], Dialer],
     *,
     partitions: int,
     counters: Counters,
     prefix: str = "tg",
     timeout: float = 1.0,
+    replicas: int = 0,
     rules: Rules | None = None,
     clock: Callable[[], int] | None = None,
 ) -> RedisStore | PartitionedStore:
-    """A store of so many partitions. `connect` gives each what makes its connections."""
+    """A store of so many partitions. `dialer` gives the way to each."""
+    options: Options = {
+        "counters": counters,
+        "prefix": prefix,
+        "timeout": timeout,
+        "replicas": replicas,
+        "rules": rules,
+        "clock": clock,
+    }
     if partitions == 1:
-        return RedisStore(
-            connect(0), counters=counters, prefix=prefix, timeout=timeout, rules=rules, clock=clock
-        )
-    runners = [
-        Runner(
-            connect(number),
-            counters=counters,
-            prefix=prefix,
-            partition=number,
-            timeout=timeout,
-            rules=rules,
-            clock=clock,
-        )
-        for number in range(partitions)
-    ]
-    return PartitionedStore(connect(0), runners)
+        return RedisStore(dialer(0), **options)
+    runners = [Runner(dialer(n), partition=n, **options) for n in range(partitions)]
+    return PartitionedStore(dialer(0), runners)
+
+
+class Options(TypedDict):
+    """What the runners of a store have in common."""
+
+    counters: Counters
+    prefix: str
+    timeout: float
+    replicas: int
+    rules: Rules | None
+    clock: Callable[[], int] | None

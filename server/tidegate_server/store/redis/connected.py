@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
-
 from tidegate_server.errors import TidegateError
 from tidegate_server.store.base import Store
+from tidegate_server.store.dial import Dialer
 from tidegate_server.store.notices import Channel, event_of, event_row, notice_of, notice_row
 from tidegate_server.store.redis.runner import Runner
 from tidegate_server.store.signals import LiveEvent, Notice
@@ -17,14 +16,14 @@ from tidegate_server.store.signals import LiveEvent, Notice
 class Connected(Store):
     """A store whose partitions have a runner each. The channels are one for all of them."""
 
-    def __init__(self, connect: Callable[[], AbstractConnection], runners: Sequence[Runner]):
+    def __init__(self, dialer: Dialer, runners: Sequence[Runner]):
         keys = runners[0].keys
         self.runners = runners
         self.partitions = len(runners)
         self._handlers: list[Callable[[Notice], None]] = []
         self._watcher: Callable[[LiveEvent], None] | None = None
-        self._notices = Channel(connect, keys.notices, self._hear)
-        self._events = Channel(connect, keys.events, self._see)
+        self._notices = Channel(dialer, keys.notices, self._hear)
+        self._events = Channel(dialer, keys.events, self._see)
 
     @property
     def away(self) -> str | None:

@@ -10,8 +10,6 @@ from heapq import merge
 from itertools import islice, zip_longest
 from typing import Any, TypeVar
 
-from redis.asyncio.connection import AbstractConnection
-
 from tidegate_server.core.model import (
     BatchInfo,
     Conversation,
@@ -38,6 +36,7 @@ from tidegate_server.store.base import (
     Status,
     Tracked,
 )
+from tidegate_server.store.dial import Dialer
 from tidegate_server.store.keys import cid_of, conversation_of, home_of, partition_of
 from tidegate_server.store.redis.archive import Archive, Place
 from tidegate_server.store.redis.buffers import Buffers
@@ -64,8 +63,8 @@ class PartitionedStore(Connected):
     `due`) comes from the others, and no conversation of it is claimed till it is back.
     """
 
-    def __init__(self, connect: Callable[[], AbstractConnection], runners: Sequence[Runner]):
-        super().__init__(connect, runners)
+    def __init__(self, dialer: Dialer, runners: Sequence[Runner]):
+        super().__init__(dialer, runners)
         self.parts = [RedisPartition(runner) for runner in runners]
 
     def partition_of(self, conversation: Conversation) -> int:

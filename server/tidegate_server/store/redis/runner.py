@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
-
 from tidegate_server.core.model import BatchInfo, Conversation, WindowPolicy
 from tidegate_server.core.retry import RetryPolicy
 from tidegate_server.errors import LeaseLost, NotFound
 from tidegate_server.store import answers
+from tidegate_server.store.dial import Dialer
 from tidegate_server.store.keys import Keys, cid_of, conversation_of, partition_of
 from tidegate_server.store.pipeline import Argument, Counters, Pipeline
 from tidegate_server.store.scripts import STATUS, Script
@@ -34,18 +33,25 @@ class Runner:
 
     def __init__(
         self,
-        connect: Callable[[], AbstractConnection],
+        dialer: Dialer,
         *,
         counters: Counters,
         prefix: str = "tg",
         partition: int = 0,
         timeout: float = 1.0,
+        replicas: int = 0,
         rules: Rules | None = None,
         clock: Callable[[], int] | None = None,
         jitter: Callable[[], float] = random.random,
     ):
         self.keys = Keys(prefix, partition)
-        self.pipeline = Pipeline(connect, timeout=timeout, counters=counters)
+        self.pipeline = Pipeline(
+            dialer,
+            timeout=timeout,
+            counters=counters,
+            replicas=replicas,
+            beat=self.keys.shared("beat"),
+        )
         self.rules = rules or Rules()
         self.clock = clock
         self.jitter = jitter
