@@ -195,13 +195,11 @@ class _Move:
 
     async def _refuse_same(self) -> None:
         """Refuse to move keys onto themselves, whatever the two URLs look like."""
-        probe, value = f"{self._source.keys.layout}:probe", secrets.token_hex(8)
-        there = f"{self._destination.keys.layout}:probe"
-        source, destination = self._source.client, self._destination.client
-        await destination.hset(there, "is", value)  # pyright: ignore[reportGeneralTypeIssues]
-        seen = await source.hget(probe, "is")  # pyright: ignore[reportGeneralTypeIssues]
-        await destination.delete(there)
-        if seen == value.encode():
+        value, there = secrets.token_hex(8), self._destination
+        await there.write(probe=value)
+        seen = (await self._source.layout()).probe
+        await there.client.hdel(there.keys.layout, "probe")  # pyright: ignore[reportGeneralTypeIssues]
+        if seen == value:
             raise MoveRefused(
                 "both ends are the same keys of the same store; give the destination another"
                 " --to-prefix, or another store"

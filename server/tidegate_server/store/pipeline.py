@@ -88,8 +88,8 @@ class Command:
     @property
     def writes(self) -> bool:
         """Whether it may write, or tells what others wrote as a fact to build on."""
-        name, script, *_ = self.args()
-        return name == "EVALSHA" and script != STATUS.sha
+        name, *rest = self.args()
+        return name == "EVALSHA" and rest[0] != STATUS.sha
 
     def refused(self, why: str) -> None:
         """It was not done this time; it is to be sent again."""
