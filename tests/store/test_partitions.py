@@ -5,11 +5,15 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import pytest
 
 from tests.support.stores import StoreProcess
+from tidegate.v1 import buffer_service_pb2 as rpc
+from tidegate.v1 import types_pb2 as pb
+from tidegate_server.api.intake import Intake, IntakeRules
+from tidegate_server.api.rpc import Call
 from tidegate_server.core.model import (
     Batch,
     Conversation,
@@ -179,7 +183,7 @@ class Twins:
 
 async def test_many_partitions_answer_what_one_does(process: StoreProcess):
     twins, dice = Twins(process), random.Random(4)
-    for step in range(120):
+    for step in range(80):
         twins.now += dice.choice((1, 7, 60, 110))
         chat, some = dice.choice(CHATS), dice.sample(CHATS, 4)
         added = [message(f"m{dice.randrange(60)}", one) for one in some for _ in range(2)]
@@ -336,3 +340,39 @@ async def test_clocks_that_differ_by_minutes_make_nobody_early_late_or_busy(proc
     assert max(claims.values()) <= 3 * 3
     await split.engine.stop()
     await split.store.stop()
+
+
+class SomeCall:
+    """A call without a deadline."""
+
+    metadata: ClassVar[dict[str, str]] = {}
+
+    async def in_time(self, work: Awaitable[Any]) -> Any:
+        return await work
+
+
+@pytest.mark.parametrize("fallback", ["error", "immediate"])
+async def test_an_entry_for_one_that_is_away_fails_alone(split: Split, fallback: str):
+    rules = IntakeRules(lambda _: SOON, lambda _: fallback, lambda _: None, 1_000)
+    intake = Intake(split.engine, split.metrics, rules)
+    subscriber = split.subscribe()
+    await split.gate.close()
+    chats = [chat for pair in zip(split.away, split.here, strict=False) for chat in pair]
+    requests = [
+        rpc.AddMessageRequest(
+            instance=chat.instance,
+            conversation=chat.name,
+            message=pb.Message(id=f"m{n}", text="hello"),
+        )
+        for n, chat in enumerate(chats * 2)
+    ]
+    answers = await intake.add(requests, cast(Call, SomeCall()))
+    for chat, answer in zip(chats * 2, answers, strict=True):
+        taken = isinstance(answer, rpc.AddMessageResponse) and answer.success
+        assert taken == (chat in split.here)
+        assert taken or fallback == "error" or isinstance(answer, rpc.AddMessageResponse)
+    assert [a.message_id for a in answers if isinstance(a, rpc.AddMessageResponse)] == [
+        f"m{n}" for n, chat in enumerate(chats * 2) if chat in split.here or fallback != "error"
+    ]
+    got = {await split.take(subscriber) for _ in chats[1::2]}
+    assert got == set(chats[1::2])
