@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tidegate_server.api.admin import ServerFacts
 from tidegate_server.api.push import batch_json
@@ -24,7 +24,10 @@ from tidegate_server.store.base import Store, StoreInfo
 from tidegate_server.store.check import Demand
 from tidegate_server.store.connect import Address, prepare
 from tidegate_server.store.embedded import EmbeddedStore
-from tidegate_server.store.redis import RedisStore, Rules
+from tidegate_server.store.redis import Connected, Rules, new_store
+
+if TYPE_CHECKING:
+    from tidegate_server.store.sealing import Seals
 
 _log = get_logger("tidegate")
 
@@ -36,7 +39,7 @@ class App:
         self._settings = settings
         self._metrics = Metrics()
         self._stopping = asyncio.Event()
-        self._store: RedisStore | None = None
+        self._store: Connected | None = None
         self._engine: Engine | None = None
         self._demand = Demand(settings.durability, settings.store_replicas)
         self.addresses: list[str] = []
@@ -73,18 +76,20 @@ class App:
         settings = self._settings
         protection = Protection(settings)
         await stack.enter_async_context(protection.renewed())
+        seals = self._seals()
         address = await self._store_address(stack)
         info = await prepare(
             address,
             prefix=settings.store_prefix,
             demand=self._demand,
             wait=settings.store_wait.total_seconds(),
+            names=seals.names.fingerprint if seals and seals.names else "",
         )
         for warning in (*info.warnings, *_exposure(settings)):
             _log.warning(warning)
-        self._store = store = await stack.enter_async_context(self._running_store(address))
+        self._store = store = await stack.enter_async_context(self._running_store(address, info))
         self._engine = engine = Engine(
-            self._sealed(store),
+            _behind(seals, store),
             metrics=self._metrics,
             lease_ms=_ms(settings.lease),
             late_after_ms=_ms(settings.late_after),
@@ -125,10 +130,11 @@ class App:
         )
 
     @asynccontextmanager
-    async def _running_store(self, address: Address) -> AsyncGenerator[RedisStore]:
+    async def _running_store(self, address: Address, info: StoreInfo) -> AsyncGenerator[Connected]:
         settings = self._settings
-        store = RedisStore(
-            address.dialer(),
+        store = new_store(
+            address.dialer,
+            partitions=info.partitions,
             counters=self._metrics,
             prefix=settings.store_prefix,
             timeout=address.timeout,
@@ -148,18 +154,15 @@ class App:
         finally:
             await store.stop()
 
-    def _sealed(self, store: Store) -> Store:
-        """The store as the server sees it; with keys, what lies in it is encrypted."""
+    def _seals(self) -> "Seals | None":
+        """The keys that encrypt what lies in the store, if there are any."""
         bodies, names = self._settings.encryption_keys_file, self._settings.name_key_file
         if bodies is None and names is None:
-            return store
+            return None
         # Brings cryptography, which a server without keys does without.
-        from tidegate_server.store.sealed import SealedStore
         from tidegate_server.store.sealing import Seals, load_keyring, load_name_key
 
-        return SealedStore(
-            store, Seals(bodies and load_keyring(bodies), names and load_name_key(names))
-        )
+        return Seals(bodies and load_keyring(bodies), names and load_name_key(names))
 
     @asynccontextmanager
     async def _running_api(
@@ -280,6 +283,14 @@ def _exposure(settings: Settings) -> list[str]:
     where = ", ".join(str(a) for a in settings.listen if a in settings.exposed)
     text = f"{where} is open to whoever reaches it, or listens on the way"
     return [f"{text}; set up TLS and tokens unless you trust that network"] if where else []
+
+
+def _behind(seals: "Seals | None", store: Store) -> Store:
+    if seals is None:
+        return store
+    from tidegate_server.store.sealed import SealedStore
+
+    return SealedStore(store, seals)
 
 
 def _capabilities(settings: Settings) -> tuple[str, ...]:

@@ -50,3 +50,14 @@ async def test_a_wrong_key_is_refused_with_a_sentence(tmp_path: Path):
     assert code == 1
     assert "line 1: a key is 32 bytes in base64" in said
     assert "short" not in said
+
+
+async def test_a_store_whose_names_have_another_key_is_refused(tmp_path: Path):
+    files = key_files(tmp_path)
+    async with Server(tmp_path / "gate", **files):
+        pass
+    code, said = await refusal(Server(tmp_path / "gate"))
+    assert code == 1
+    assert "this server has no key: set TIDEGATE_NAME_KEY_FILE" in said
+    async with Server(tmp_path / "gate", **files):
+        pass

@@ -1,7 +1,7 @@
 from structlog.testing import capture_logs
 
 from tests.engine.support import WatchedStore
-from tidegate_server.engine.clock import StoreClock
+from tidegate_server.engine.clock import StoreClocks
 from tidegate_server.engine.outage import Outage
 from tidegate_server.engine.recoverer import Recoverer
 from tidegate_server.metrics import Metrics
@@ -15,9 +15,10 @@ class DamagedStore(WatchedStore):
 
 async def test_repairs_are_counted_and_said():
     metrics = Metrics()
+    store = DamagedStore(World())
     recoverer = Recoverer(
-        DamagedStore(World()),
-        StoreClock(),
+        store,
+        StoreClocks(store),
         outage=Outage(),
         metrics=metrics,
         recovered=lambda _: None,

@@ -13,7 +13,7 @@ from tidegate_server.core.model import (
     NackAction,
     NewMessage,
 )
-from tidegate_server.engine.clock import StoreClock
+from tidegate_server.engine.clock import StoreClocks
 from tidegate_server.engine.dispatcher import Dispatcher
 from tidegate_server.engine.events import Events
 from tidegate_server.engine.lateness import Lateness
@@ -72,14 +72,15 @@ class Engine:
         events: bool = True,
     ):
         self.store = store
-        self.clock = StoreClock()
+        self.clocks = StoreClocks(store)
+        self.clock = self.clocks.first
         self.subscribers = Subscribers(limit=max_subscribers)
         self.drain_begun = asyncio.Event()
         self.on_store: Callable[[bool], None] = lambda _: None
         self._metrics = metrics
         self._lease_ms = lease_ms
         self._tasks = Tasks()
-        self._outage = Outage()
+        self._outage = Outage(in_parts=store.partitions > 1)
         self._events = Events(store, tasks=self._tasks, enabled=events)
         self._supersession = Supersession(
             store,
@@ -89,7 +90,7 @@ class Engine:
             metrics=metrics,
         )
         self._dispatcher = Dispatcher(
-            self.clock,
+            self.clocks,
             self.subscribers,
             metrics=metrics,
             lateness=Lateness(metrics, late_after_ms=late_after_ms),
@@ -99,7 +100,7 @@ class Engine:
         )
         self._scheduler = Scheduler(
             store,
-            self.clock,
+            self.clocks,
             subscribers=self.subscribers,
             tasks=self._tasks,
             outage=self._outage,
@@ -107,7 +108,7 @@ class Engine:
         )
         self._recoverer = Recoverer(
             store,
-            self.clock,
+            self.clocks,
             outage=self._outage,
             metrics=metrics,
             recovered=self._recovered,
@@ -163,7 +164,8 @@ class Engine:
         pairs = zip(messages, results, strict=True)
         taken = [(message, added) for message, added in pairs if isinstance(added, Added)]
         if taken:
-            self.clock.observe(taken[-1][1].at_ms, sent_ms)
+            message, added = taken[-1]
+            self.clocks.of(message.conversation).observe(added.at_ms, sent_ms)
         for conversation, due_ms in {m.conversation: added.due_ms for m, added in taken}.items():
             self._due(conversation, due_ms)
         self._supersession.added(taken)

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from tidegate_server.core.model import BatchState, Conversation
-from tidegate_server.engine.clock import StoreClock
+from tidegate_server.engine.clock import StoreClocks
 from tidegate_server.engine.outage import Outage
 from tidegate_server.errors import StoreUnavailable
 from tidegate_server.logs import get_logger
@@ -33,7 +33,7 @@ class Recoverer:
     def __init__(
         self,
         store: Store,
-        clock: StoreClock,
+        clocks: StoreClocks,
         *,
         outage: Outage,
         metrics: Metrics,
@@ -43,7 +43,7 @@ class Recoverer:
         sweep_ms: int,
     ):
         self._store = store
-        self._clock = clock
+        self._clocks = clocks
         self._outage = outage
         self._metrics = metrics
         self._recovered = recovered
@@ -65,7 +65,7 @@ class Recoverer:
             try:
                 await self.sweep()
             except StoreUnavailable as error:
-                self._outage.lost(error)
+                self._outage.lost(error, all_of_it=True)
             if not self._outage.away:
                 await self._rest()
 
@@ -84,9 +84,9 @@ class Recoverer:
         Raises:
             StoreUnavailable: They could not be read.
         """
-        sent_ms = self._clock.local_ms()
+        sent_ms = self._clocks.first.local_ms()
         horizon = await self._store.horizon(limit=_LIMIT)
-        self._clock.observe(horizon.at_ms, sent_ms)
+        self._clocks.saw(horizon, sent_ms)
         self._outage.back()
         self._survey(horizon)
         await self.recover(horizon.expired)

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,6 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_e
 
 from tidegate_server.errors import StartupError
 from tidegate_server.logs import get_logger
+from tidegate_server.store import layout
 from tidegate_server.store.base import StoreInfo
 from tidegate_server.store.check import Demand, TooFewReplicas, inspect, weakest
 from tidegate_server.store.dial import (
@@ -31,9 +32,9 @@ from tidegate_server.store.dial import (
     Sentinels,
     shown,
 )
-from tidegate_server.store.keys import LAYOUT_VERSION, Keys
+from tidegate_server.store.keys import Keys
 
-_PARTITIONS = 1
+_PARTITIONS = {"cluster": 64}
 _REPLICAS_POLL_S = 0.1
 _PORTS = {"sentinel": 26_379, "cluster": 6_379}
 
@@ -69,6 +70,11 @@ class Address:
     def kind(self) -> str:
         """What the URL names: "sentinel", "cluster", or "" for the store itself."""
         return self.url.partition("://")[0].partition("+")[2]
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions a new store gets here: enough to share among a cluster's nodes."""
+        return _PARTITIONS.get(self.kind, 1)
 
     def dialer(self, partition: int = 0) -> Dialer:
         """Opens connections to the node that takes the writes of a partition.
@@ -163,8 +169,11 @@ async def prepare(
     prefix: str,
     demand: Demand | None = None,
     wait: float = 30.0,
+    names: str = "",
 ) -> StoreInfo:
     """Wait up to `wait` seconds for the store, then see whether it is fit for use.
+
+    `names` is the fingerprint of the key that names in it are encrypted with.
 
     Raises:
         StartupError: It is away, refuses the credentials, or contradicts the promise.
@@ -175,7 +184,9 @@ async def prepare(
         places = await _wait_for(address, wait)
         infos = [await _judged(address, place, demand, until) for place in places]
         async with address.client(await address.home(Keys(prefix).layout)) as client:
-            await _claim_layout(client, prefix)
+            partitions = await layout.claim(
+                client, prefix, partitions=address.partitions, names=names
+            )
     except Misdirected as error:
         raise StartupError(str(error)) from None
     except (AuthenticationError, ResponseError) as error:
@@ -184,7 +195,7 @@ async def prepare(
         raise StartupError(
             f"the store at {address.shown} broke off: {error}; start it and try again"
         ) from None
-    return weakest(infos)
+    return replace(weakest(infos), partitions=partitions)
 
 
 async def _wait_for(address: Address, wait: float) -> Sequence[Place | None]:
@@ -258,20 +269,6 @@ def _places(hosts: str, port: int) -> list[Place]:
 def _may_pass(error: BaseException) -> bool:
     refusals = (AuthenticationError, ResponseError)
     return isinstance(error, RedisError | OSError) and not isinstance(error, refusals)
-
-
-async def _claim_layout(client: Redis, prefix: str) -> None:
-    key = Keys(prefix).layout
-    wanted = {"version": LAYOUT_VERSION, "partitions": _PARTITIONS}
-    for field, value in wanted.items():
-        await client.hsetnx(key, field, str(value))
-    stored: dict[bytes, bytes] = await client.hgetall(key)  # pyright: ignore[reportAssignmentType]
-    found = {name.decode(): int(value) for name, value in stored.items()}
-    if found != wanted:
-        raise StartupError(
-            f"the store's keys under {prefix!r} have layout {found}, this server needs {wanted};"
-            " use the version that wrote them, or another TIDEGATE_STORE_PREFIX"
-        )
 
 
 def _refused(address: Address, error: Exception) -> str:

@@ -1,7 +1,8 @@
 """Every key of the store, with its type and life time.
 
     key                  type    expires          holds
-    tg:layout            hash    never            version and partitions of this layout
+    tg:layout            hash    never            version and partitions of this layout; what of
+                                                  it has moved, or is about to (see `layout`)
     tg:{pN}:ctr          hash    never            seq, fence (both never reused); gauges of all
     tg:{pN}:n:<inst>     hash    never            the same gauges of one instance
     tg:{pN}:inst         zset    never            instance -> earliest due time of its conversations
@@ -35,6 +36,7 @@ braces of a conversation cannot reach the hash tag, which is the first pair in t
 
 from dataclasses import dataclass
 from functools import cached_property
+from zlib import crc32
 
 from tidegate_server.core.model import Conversation
 
@@ -59,6 +61,11 @@ def partition_of(batch_id: str) -> int | None:
     if len(parts) == 3 and all(part.isascii() and part.isdigit() for part in parts):
         return int(parts[0])
     return None
+
+
+def home_of(conversation: Conversation, partitions: int) -> int:
+    """The partition that a conversation has among so many."""
+    return crc32(cid_of(conversation).encode()) % partitions
 
 
 @dataclass(frozen=True)

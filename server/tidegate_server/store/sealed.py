@@ -52,8 +52,13 @@ class SealedStore(Store):
 
     def __init__(self, inner: Store, seals: Seals):
         self._inner = inner
+        self.partitions = inner.partitions
         self._bodies = seals.bodies
         self._names = seals.names
+
+    def partition_of(self, conversation: Conversation) -> int:
+        """As the base says."""
+        return self._inner.partition_of(self._hidden(conversation))
 
     async def tell(self, notices: Sequence[Notice]) -> None:
         """As the base says."""

@@ -1,7 +1,7 @@
 """What an operator sees and does: status, listings, dead letters, erasure, repairs."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from heapq import merge
 from itertools import islice
 
@@ -14,10 +14,10 @@ from tidegate_server.store.base import (
     Erased,
     Horizon,
     Listed,
+    Partition,
     Requeued,
     Stats,
     Status,
-    Store,
     Tracked,
 )
 from tidegate_server.store.keys import cid_of, conversation_of
@@ -29,7 +29,7 @@ _GAUGES = ("open", "messages", "leased", "retrying")
 Place = tuple[int, str]
 
 
-class Archive(Store):
+class Archive(Partition):
     """Status, track, listings, batches, dead letters, erase, stats, reconcile."""
 
     runner: Runner
@@ -68,7 +68,10 @@ class Archive(Store):
         self, instance: str | None, *, limit: int, after: Place | None = None
     ) -> list[Listed]:
         """As the base says."""
-        places = await self._places(instance, limit, after or (-1, ""))
+        return await self.listed(await self.places(instance, limit=limit, after=after))
+
+    async def listed(self, places: Sequence[Place]) -> list[Listed]:
+        """The conversations of these places, without those that have moved on since."""
         states = await asyncio.gather(
             *(self.runner.state(conversation_of(cid)) for _, cid in places)
         )
@@ -78,9 +81,11 @@ class Archive(Store):
             if state.buffer or state.current
         ]
 
-    async def _places(self, instance: str | None, limit: int, after: Place) -> list[Place]:
+    async def places(
+        self, instance: str | None, *, limit: int, after: Place | None = None
+    ) -> list[Place]:
         """The next places of all indexes. An instance is asked only while it can still matter."""
-        keys = self.runner.keys
+        keys, after = self.runner.keys, after or (-1, "")
         leases = await self._after(keys.shared("lease"), limit, after, instance)
         if instance is not None:
             dues = await self._after(keys.instance("due", instance), limit, after)

@@ -6,12 +6,12 @@ from tidegate_server.core.model import BufferInfo, Conversation
 from tidegate_server.core.quota import Limit
 from tidegate_server.errors import AlreadySealed, NotFound
 from tidegate_server.store import answers, scripts
-from tidegate_server.store.base import Changed, Flushed, Held, Store, refusal
+from tidegate_server.store.base import Changed, Flushed, Held, Partition, refusal
 from tidegate_server.store.redis.runner import Runner
 from tidegate_server.store.scripts import Script
 
 
-class Buffers(Store):
+class Buffers(Partition):
     """Flush, hold, amend, remove, discard."""
 
     runner: Runner
