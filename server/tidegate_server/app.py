@@ -20,7 +20,8 @@ from tidegate_server.errors import StoreUnavailable
 from tidegate_server.logs import get_logger
 from tidegate_server.metrics import Metrics
 from tidegate_server.protection import Protection
-from tidegate_server.store.base import StoreInfo
+from tidegate_server.store.base import Store, StoreInfo
+from tidegate_server.store.check import Demand
 from tidegate_server.store.connect import Address, prepare
 from tidegate_server.store.embedded import EmbeddedStore
 from tidegate_server.store.redis import RedisStore, Rules
@@ -37,6 +38,7 @@ class App:
         self._stopping = asyncio.Event()
         self._store: RedisStore | None = None
         self._engine: Engine | None = None
+        self._demand = Demand(settings.durability, settings.store_replicas)
         self.addresses: list[str] = []
         self.http_port = 0
 
@@ -75,14 +77,14 @@ class App:
         info = await prepare(
             address,
             prefix=settings.store_prefix,
-            wanted=settings.durability,
+            demand=self._demand,
             wait=settings.store_wait.total_seconds(),
         )
         for warning in (*info.warnings, *_exposure(settings)):
             _log.warning(warning)
         self._store = store = await stack.enter_async_context(self._running_store(address))
         self._engine = engine = Engine(
-            store,
+            self._sealed(store),
             metrics=self._metrics,
             lease_ms=_ms(settings.lease),
             late_after_ms=_ms(settings.late_after),
@@ -126,13 +128,15 @@ class App:
     async def _running_store(self, address: Address) -> AsyncGenerator[RedisStore]:
         settings = self._settings
         store = RedisStore(
-            address.connector(),
+            address.dialer(),
             counters=self._metrics,
             prefix=settings.store_prefix,
             timeout=address.timeout,
+            replicas=self._demand.confirmations,
             rules=Rules(
                 retry=settings.retry_policy,
                 default_policy=settings.policy(""),
+                quota=settings.quota,
                 deduplication_ms=_ms(settings.deduplication),
                 retain_status_ms=_ms(settings.retain_status),
                 retain_processed_ms=_ms(settings.retain_processed),
@@ -143,6 +147,19 @@ class App:
             yield store
         finally:
             await store.stop()
+
+    def _sealed(self, store: Store) -> Store:
+        """The store as the server sees it; with keys, what lies in it is encrypted."""
+        bodies, names = self._settings.encryption_keys_file, self._settings.name_key_file
+        if bodies is None and names is None:
+            return store
+        # Brings cryptography, which a server without keys does without.
+        from tidegate_server.store.sealed import SealedStore
+        from tidegate_server.store.sealing import Seals, load_keyring, load_name_key
+
+        return SealedStore(
+            store, Seals(bodies and load_keyring(bodies), names and load_name_key(names))
+        )
 
     @asynccontextmanager
     async def _running_api(

@@ -20,7 +20,7 @@ from tidegate_server.core.access import EVERYTHING
 from tidegate_server.core.model import WindowPolicy
 from tidegate_server.engine.engine import Engine
 from tidegate_server.errors import StoreFull, StoreUnavailable, TidegateError
-from tidegate_server.store.base import Added
+from tidegate_server.store.base import AddResult
 
 BAD = rpc.AddMessageRequest(instance="b t", conversation="ann", message=pb.Message(text="x"))
 HUGE = entry("x" * 1001, name="huge")
@@ -180,7 +180,7 @@ async def test_requests_under_way_are_answered_in_order_whatever_the_store_does(
     asked: list[int] = []
     add_as_always = rig.engine.add
 
-    async def slow(messages: Sequence[Any]) -> list[Added]:
+    async def slow(messages: Sequence[Any]) -> list[AddResult]:
         number = int(messages[0].id)
         asked.append(number)
         await gates[number].wait()

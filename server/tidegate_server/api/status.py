@@ -24,8 +24,6 @@ from tidegate_server.errors import (
 DOMAIN = "tidegate"
 DETAILS_KEY = "grpc-status-details-bin"
 
-QUOTA_SUBJECTS = {"STORE_FULL": "store", "TOO_MANY_SUBSCRIBERS": "server"}
-
 
 def code_of(error: TidegateError) -> grpc.StatusCode:
     """The status code of an error."""
@@ -81,7 +79,7 @@ def _details(error: TidegateError) -> list[Message]:
             return [details.PreconditionFailure(violations=[violation])]
         case Exhausted():
             violation = details.QuotaFailure.Violation(
-                subject=QUOTA_SUBJECTS.get(error.reason, "conversation"), description=str(error)
+                subject=error.subject, description=str(error)
             )
             quota = details.QuotaFailure(violations=[violation])
             return [quota, _retry_info(error.retry_after_ms)]

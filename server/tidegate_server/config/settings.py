@@ -25,6 +25,8 @@ from tidegate_server.config.instances import (
     MaxWait,
     Mode,
     Rules,
+    Waiting,
+    WaitingBytes,
     misfits,
     rules,
 )
@@ -49,6 +51,7 @@ from tidegate_server.config.values import (
 )
 from tidegate_server.core.access import Tokens
 from tidegate_server.core.model import WindowMode, WindowPolicy
+from tidegate_server.core.quota import Quota
 from tidegate_server.core.retry import RetryPolicy
 
 _InstanceName = Annotated[
@@ -101,12 +104,18 @@ class Settings(BaseModel):
     """How long to wait for one answer of the store; best less than the deadline of those who add,
     who else cannot be told that a message is surely not stored."""
     durability: Annotated[
-        Literal["memory", "everysec", "fsync"] | None,
-        choice("memory", "everysec", "fsync", optional=True),
+        Literal["memory", "everysec", "fsync", "replicated"] | None,
+        choice("memory", "everysec", "fsync", "replicated", optional=True),
     ] = None
     """What an OK survives; a store that promises less is refused. Unset: what the store has."""
+    store_replicas: Annotated[int, number(1, 5)] = 1
+    """How many replicas must have what is acknowledged; for the durability replicated alone."""
     data_dir: Annotated[Path, PATH] = Path("/var/lib/tidegate")
     """Where the embedded store keeps its files."""
+    encryption_keys_file: Annotated[Path | None, FILE] = None
+    """Keys that messages are encrypted with in the store. Unset: they lie there in clear."""
+    name_key_file: Annotated[Path | None, FILE] = None
+    """The key that conversations' names and messages' ids are encrypted with in the store."""
 
     window_mode: Mode = WindowMode.FIXED
     """How a window closes."""
@@ -126,6 +135,18 @@ class Settings(BaseModel):
     """A window closes before its payloads exceed this."""
     max_message_bytes: Annotated[int, size(1, 3 << 20)] = 256 << 10
     """Largest payload of one message."""
+    max_conversation_messages: Waiting = 1_000
+    """Most messages that may wait in a conversation; 0: any number. A batch waits no more."""
+    max_conversation_bytes: WaitingBytes = 8 << 20
+    """Most bytes of payload that may wait in a conversation; 0: any number."""
+    max_instance_messages: Waiting = 0
+    """Most messages that may wait in all conversations of an instance; 0: any number."""
+    max_instance_buffers: Waiting = 0
+    """Most conversations of an instance in which messages may wait; 0: any number."""
+    max_store_messages: Waiting = 0
+    """Most messages that may wait in the store; 0: any number."""
+    max_store_buffers: Waiting = 0
+    """Most conversations in the store in which messages may wait; 0: any number."""
     default_fallback: FallbackPolicy = Field(default="error", alias="fallback")
     """What the caller of a message that cannot be buffered gets: an error, or it back at once."""
 
@@ -187,6 +208,10 @@ class Settings(BaseModel):
         """The longest `policy.delay` that a call for the instance may ask for."""
         return self._rules.get(instance, self._default_rules).max_delay
 
+    def quota(self, instance: str) -> Quota:
+        """How much may wait in the instance and its conversations."""
+        return self._rules.get(instance, self._default_rules).quota
+
     @cached_property
     def retry_policy(self) -> RetryPolicy:
         """How often and when a batch is tried again."""
@@ -229,14 +254,15 @@ class Settings(BaseModel):
 
     @cached_property
     def _default_rules(self) -> Rules:
-        return rules(Instance(), self._default_policy, self.default_fallback)
+        return self._rules_of(Instance())
 
     @cached_property
     def _rules(self) -> dict[str, Rules]:
-        return {
-            name: rules(instance, self._default_policy, self.default_fallback)
-            for name, instance in self.instances.items()
-        }
+        return {name: self._rules_of(instance) for name, instance in self.instances.items()}
+
+    def _rules_of(self, instance: Instance) -> Rules:
+        quota = Quota(*(getattr(self, f"max_{name}") for name in Quota._fields))
+        return rules(instance, self._default_policy, self.default_fallback, quota)
 
     @cached_property
     def _default_policy(self) -> WindowPolicy:
@@ -275,15 +301,17 @@ class Settings(BaseModel):
             yield ("window_grace",), f"at most {delay}"
         if self.window_max_wait < self.window_delay:
             yield ("window_max_wait",), f"at least {delay}"
+        yield from self._too_small(self.max_conversation_bytes, ())
         for name, instance in self.instances.items():
             for at, rule in misfits(instance, self._default_policy):
                 yield ("instances", name, *at), rule
+            yield from self._too_small(instance.max_conversation_bytes, ("instances", name))
         if self.max_subscribers < len(self.endpoints):
             yield ("max_subscribers",), f"at least {len(self.endpoints)}, one for each endpoint"
         for key in ("store_username", "store_password"):
             if self.store_url is None and getattr(self, key):
                 yield (key,), "unset while TIDEGATE_STORE_URL is, for the embedded store needs none"
-        if self.store_ca_file and not (self.store_url or "").startswith("rediss://"):
+        if self.store_ca_file and not (self.store_url or "").startswith("rediss"):
             yield ("store_ca_file",), "unset unless TIDEGATE_STORE_URL is a rediss:// URL"
 
     @property
@@ -306,6 +334,13 @@ class Settings(BaseModel):
     def read_tokens(self) -> Tokens | None:
         """The tokens as they are now. `ValueError`: they cannot be used, and why."""
         return read_tokens(self.tokens_file) if self.tokens_file else None
+
+    def _too_small(
+        self, most: int | None, where: tuple[str, ...]
+    ) -> Iterator[tuple[tuple[str, ...], str]]:
+        if most and most < self.max_message_bytes:
+            least = f"the largest message, {format_size(self.max_message_bytes)}"
+            yield (*where, "max_conversation_bytes"), f"at least {least}, or 0 for no limit"
 
     def _exposed(self) -> Iterator[tuple[tuple[str, ...], str]]:
         for key, found in (("listen", self.listen), ("http_listen", self.http_listen)):

@@ -205,9 +205,10 @@ class Archive(Store):
         except NotFound:
             return Requeued(False)
         keys = self.runner.keys
-        more = [*keys.settled(batch_id, conversation.instance), keys.seen(conversation)[0]]
+        more = [*keys.settled(batch_id, conversation.instance), *keys.seen(conversation)]
+        keep_ms = self.runner.rules.deduplication_ms
         now_ms, applied, window, rest, in_front = await self.runner.run_on(
-            scripts.REQUEUE, conversation, batch_id, more_keys=more
+            scripts.REQUEUE, conversation, batch_id, keep_ms, more_keys=more
         )
         if not applied:
             return Requeued(False)
