@@ -12,7 +12,7 @@ from tidegate_server.core.access import Tokens
 from tidegate_server.errors import StartupError
 from tidegate_server.guard import Guard
 
-LOOK_S = 1.0
+LOOK_S = 0.5
 
 
 class Protection:
@@ -34,7 +34,7 @@ class Protection:
 
     @asynccontextmanager
     async def renewed(self) -> AsyncGenerator[None]:
-        """Look at the files every second; calls under way go on."""
+        """Look at the files again and again; calls under way go on."""
         looking = asyncio.create_task(self._look_forever())
         try:
             yield

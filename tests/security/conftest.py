@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import call
 from tests.security.gate import ANNA, Guests
 from tests.support.secured import Papers, SecuredServer
+
+__all__ = ["call", "guests", "papers", "secured"]
 
 
 @pytest.fixture(scope="session")

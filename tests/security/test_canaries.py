@@ -4,7 +4,7 @@ import asyncio
 import base64
 import ssl
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -78,11 +78,10 @@ class Spy:
         call: Any = self.channel.stream_stream(path)(iter([body]), metadata=metadata, timeout=2)
         if name in ("Subscribe", "WatchEvents", "Pull"):
             asyncio.get_running_loop().call_later(0.1, call.cancel)
-        try:
+        with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
             await call.read()
-        except (grpc.aio.AioRpcError, asyncio.CancelledError):
-            self.failed.add(name)
         if await call.code() is not grpc.StatusCode.OK:
+            self.failed.add(name)
             self.heard.append(f"{name} {await call.details()} {await call.trailing_metadata()}")
 
 

@@ -1,13 +1,11 @@
 """The clients and the commands against a server that wants a certificate and a token."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.conftest import environment
+from tests.cli.conftest import Call
 from tests.security.gate import ANNA
 from tests.support.secured import Papers, SecuredServer
 from tidegate import Client, PermissionDenied, Unauthenticated, Unavailable, blocking
@@ -51,27 +49,25 @@ def test_the_blocking_client_comes_in(secured: SecuredServer, papers: Papers):
         assert gate.add("blocking", "ann", "hello").message_id
 
 
-def tidegate(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
-    words = [sys.executable, "-m", "tidegate", *arguments]
-    env = environment(**settings)
-    return subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
-
-
 def test_commands_come_in_by_options_or_by_the_environment(
-    secured: SecuredServer, papers: Papers, tmp_path: Path
+    secured: SecuredServer, papers: Papers, tmp_path: Path, call: Call
 ):
     holder = tmp_path / "token"
     holder.write_text(ANNA.everything.value + "\n")
     options = {f"--{key.replace('_', '-')}": str(file) for key, file in files(papers).items()}
     options |= {"--token-file": str(holder)}
     words = [word for pair in options.items() for word in pair]
-    sent = tidegate(*words, "send", "cli", "ann", "hi", "--server", secured.target)
-    assert (sent.returncode, sent.stderr) == (0, "")
+    sent = call(*words, "send", "cli", "ann", "hi", "--server", secured.target)
+    assert (sent.code, sent.err) == (0, "")
     environ = {f"TIDEGATE_{key.upper()}": str(file) for key, file in files(papers).items()}
     environ |= {"TIDEGATE_ADDRESS": secured.target, "TIDEGATE_TOKEN": ANNA.everything.value}
-    assert tidegate("stats", **environ).returncode == 0
-    refused = tidegate("stats", **environ | {"TIDEGATE_TOKEN": "wr0ng"})
-    assert refused.returncode == 1
-    assert refused.stderr == "tidegate: this server does not know that token\n"
-    both = tidegate("stats", **environ, TIDEGATE_TOKEN_FILE=str(holder))
-    assert (both.returncode, both.stderr.count("\n")) == (2, 1)
+    assert call("stats", **environ).code == 0
+    refused = call("stats", **environ | {"TIDEGATE_TOKEN": "wr0ng"})
+    assert refused.code == 1
+    assert refused.err == "tidegate: this server does not know that token\n"
+    del environ["TIDEGATE_CERT_FILE"], environ["TIDEGATE_KEY_FILE"]
+    nobody = call("stats", **environ)
+    assert nobody.code == 1
+    assert "does that want TLS (--ca-file), this client's certificate" in nobody.err
+    both = call("stats", **environ, TIDEGATE_TOKEN_FILE=str(holder))
+    assert (both.code, both.err.count("\n")) == (2, 1)

@@ -1,5 +1,8 @@
 """Each RPC of the contract against everybody who may not call it."""
 
+from typing import Any, cast
+
+import grpc
 import pytest
 from google.protobuf.message import Message
 from grpc import StatusCode
@@ -60,6 +63,25 @@ def test_without_tls(guests: Guests):
 def test_any_token_may_ask_what_the_server_is(guests: Guests):
     for token in ANNA.tokens:
         assert guests.call("GetServerInfo", token=token).code is StatusCode.OK
+
+
+def test_health_is_for_everybody_and_reflection_for_any_token(guests: Guests):
+    def ask(path: str, token: Token | None) -> StatusCode:
+        metadata = token.metadata if token else ()
+        call: Any = guests.known.stream_stream(path)(iter([b""]), metadata=metadata, timeout=10)
+        try:
+            next(call, None)
+        except grpc.RpcError as error:
+            return cast("Any", error).code()
+        call.cancel()
+        return StatusCode.OK
+
+    assert ask("/grpc.health.v1.Health/Check", None) is StatusCode.OK
+    for version in ("v1", "v1alpha"):
+        reflect = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+        for token in (None, Token("wr0ng")):
+            assert ask(reflect, token) is StatusCode.UNAUTHENTICATED
+        assert ask(reflect, ANNA.producer) is StatusCode.OK
 
 
 def entry(instance: str, name: str = "m") -> buffer.AddMessageRequest:

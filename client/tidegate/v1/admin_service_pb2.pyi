@@ -215,7 +215,8 @@ class GetStatsResponse(google.protobuf.message.Message):
     def counters(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
         """This replica's counters since it started, by the name of their metric
         without the "tidegate_" prefix. Doubles, so that JSON and JavaScript read
-        them as numbers.
+        them as numbers. Like `subscribers` unset for a token that does not cover
+        all instances.
         """
 
     def __init__(

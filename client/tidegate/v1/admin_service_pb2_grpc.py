@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class AdminServiceStub(object):
-    """Needs a token with the admin role where tokens are on. Health service name:
-    "tidegate.v1.AdminService".
+    """Needs a token with the admin role where tokens are on; GetServerInfo is for
+    any token. Without an instance, what takes one is for a token of all of them.
+    Health service name: "tidegate.v1.AdminService".
     """
 
     def __init__(self, channel):
@@ -89,8 +90,9 @@ class AdminServiceStub(object):
 
 
 class AdminServiceServicer(object):
-    """Needs a token with the admin role where tokens are on. Health service name:
-    "tidegate.v1.AdminService".
+    """Needs a token with the admin role where tokens are on; GetServerInfo is for
+    any token. Without an instance, what takes one is for a token of all of them.
+    Health service name: "tidegate.v1.AdminService".
     """
 
     def GetServerInfo(self, request, context):
@@ -255,8 +257,9 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService(object):
-    """Needs a token with the admin role where tokens are on. Health service name:
-    "tidegate.v1.AdminService".
+    """Needs a token with the admin role where tokens are on; GetServerInfo is for
+    any token. Without an instance, what takes one is for a token of all of them.
+    Health service name: "tidegate.v1.AdminService".
     """
 
     @staticmethod

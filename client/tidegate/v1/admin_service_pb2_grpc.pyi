@@ -20,8 +20,9 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class AdminServiceStub:
-    """Needs a token with the admin role where tokens are on. Health service name:
-    "tidegate.v1.AdminService".
+    """Needs a token with the admin role where tokens are on; GetServerInfo is for
+    any token. Without an instance, what takes one is for a token of all of them.
+    Health service name: "tidegate.v1.AdminService".
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -126,8 +127,9 @@ class AdminServiceStub:
     """
 
 class AdminServiceAsyncStub:
-    """Needs a token with the admin role where tokens are on. Health service name:
-    "tidegate.v1.AdminService".
+    """Needs a token with the admin role where tokens are on; GetServerInfo is for
+    any token. Without an instance, what takes one is for a token of all of them.
+    Health service name: "tidegate.v1.AdminService".
     """
 
     GetServerInfo: grpc.aio.UnaryUnaryMultiCallable[
@@ -231,8 +233,9 @@ class AdminServiceAsyncStub:
     """
 
 class AdminServiceServicer(metaclass=abc.ABCMeta):
-    """Needs a token with the admin role where tokens are on. Health service name:
-    "tidegate.v1.AdminService".
+    """Needs a token with the admin role where tokens are on; GetServerInfo is for
+    any token. Without an instance, what takes one is for a token of all of them.
+    Health service name: "tidegate.v1.AdminService".
     """
 
     @abc.abstractmethod

@@ -226,7 +226,9 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     repeat with the same message id.
     """
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 12
-    """The server is shutting down. UNAVAILABLE."""
+    """The server is shutting down, or the token of a stream has changed.
+    UNAVAILABLE.
+    """
     ERROR_REASON_BAD_CREDENTIALS: _ErrorReason.ValueType  # 13
     """No or wrong credentials. UNAUTHENTICATED."""
     ERROR_REASON_NOT_ALLOWED: _ErrorReason.ValueType  # 14
@@ -268,7 +270,9 @@ ERROR_REASON_DURABILITY_UNCONFIRMED: ErrorReason.ValueType  # 11
 repeat with the same message id.
 """
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 12
-"""The server is shutting down. UNAVAILABLE."""
+"""The server is shutting down, or the token of a stream has changed.
+UNAVAILABLE.
+"""
 ERROR_REASON_BAD_CREDENTIALS: ErrorReason.ValueType  # 13
 """No or wrong credentials. UNAUTHENTICATED."""
 ERROR_REASON_NOT_ALLOWED: ErrorReason.ValueType  # 14

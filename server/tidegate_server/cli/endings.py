@@ -125,7 +125,10 @@ def _refused(error: StartupError) -> tuple[str, int]:
 
 def _no_server(error: tidegate.TidegateError) -> str:
     """Shorter than the words of gRPC, which tell of its parts more than of the cause."""
-    address = str(error).removeprefix(_NO_SERVER).partition(": ")[0]
+    address, _, why = str(error).removeprefix(_NO_SERVER).partition(": ")
+    if "handshake failed" in why or "Socket closed" in why:
+        asks = "TLS (--ca-file), this client's certificate (--cert-file, --key-file) or neither"
+        return f"{_NO_SERVER}{address} to this client; does that want {asks}?"
     return f"{_NO_SERVER}{address}; start one with `tidegate serve`, or name another with --server"
 
 
