@@ -44,6 +44,8 @@ POLICIES = (
 RETRY = RetryPolicy(retries=2, base_ms=100, max_expiries=3)
 DEDUPLICATION_MS = LONG_MS = 60_000
 MOST_MS = 40_000
+KEEP_MS = 10**9
+"""Keys expire by the store's own clock, which the test cannot move."""
 STEPS, STEPS_A_RUN = int(os.environ.get("STEPS", "10000")), 50
 LOOP = asyncio.new_event_loop()
 PREFIXES = itertools.count()
@@ -110,6 +112,8 @@ class Agreement(RuleBasedStateMachine):
                 retry=RETRY,
                 deduplication_ms=DEDUPLICATION_MS,
                 quota=self.quota,
+                retain_status_ms=KEEP_MS,
+                retain_processed_ms=KEEP_MS,
             )
         )
         self.stores = [
@@ -117,7 +121,13 @@ class Agreement(RuleBasedStateMachine):
                 Address(server.url, timeout=30).connector(),
                 counters=Metrics(),
                 prefix=prefix,
-                rules=Rules(retry=RETRY, deduplication_ms=DEDUPLICATION_MS, quota=self.quota),
+                rules=Rules(
+                    retry=RETRY,
+                    deduplication_ms=DEDUPLICATION_MS,
+                    retain_status_ms=KEEP_MS,
+                    retain_processed_ms=KEEP_MS,
+                    quota=self.quota,
+                ),
                 clock=lambda: self.now,
                 jitter=lambda: 0.0,
                 timeout=30,
