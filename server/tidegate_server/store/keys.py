@@ -12,7 +12,7 @@
     tg:{pN}:m:<cid>      list    never            the messages: sealed ones first, then the buffer
     tg:{pN}:a:<cid>      list    never            attempts of the batch in front
     tg:{pN}:d:<cid>      hash    2 x de-dup. **   message id -> "sequence time copies"; "" -> until
-                                                  when it takes ids, and e some that count
+                                                  when it takes ids, until when e has some that count
     tg:{pN}:e:<cid>      hash    2 x de-dup. **   the generation of ids before that
     tg:{pN}:l:<cid>      list    status           past batches, newest first: "settled id first last
                                                   state"
