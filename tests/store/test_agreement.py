@@ -42,7 +42,10 @@ POLICIES = (
     WindowPolicy(WindowMode.SLIDING, delay_ms=50, max_wait_ms=50),
 )
 RETRY = RetryPolicy(retries=2, base_ms=100, max_expiries=3)
-DEDUPLICATION_MS = 60_000
+DEDUPLICATION_MS = LONG_MS = 60_000
+MOST_MS = 40_000
+KEEP_MS = 10**9
+"""Keys expire by the store's own clock, which the test cannot move."""
 STEPS, STEPS_A_RUN = int(os.environ.get("STEPS", "10000")), 50
 LOOP = asyncio.new_event_loop()
 PREFIXES = itertools.count()
@@ -109,6 +112,8 @@ class Agreement(RuleBasedStateMachine):
                 retry=RETRY,
                 deduplication_ms=DEDUPLICATION_MS,
                 quota=self.quota,
+                retain_status_ms=KEEP_MS,
+                retain_processed_ms=KEEP_MS,
             )
         )
         self.stores = [
@@ -116,7 +121,13 @@ class Agreement(RuleBasedStateMachine):
                 Address(server.url, timeout=30).dialer(),
                 counters=Metrics(),
                 prefix=prefix,
-                rules=Rules(retry=RETRY, deduplication_ms=DEDUPLICATION_MS, quota=self.quota),
+                rules=Rules(
+                    retry=RETRY,
+                    deduplication_ms=DEDUPLICATION_MS,
+                    retain_status_ms=KEEP_MS,
+                    retain_processed_ms=KEEP_MS,
+                    quota=self.quota,
+                ),
                 clock=lambda: self.now,
                 jitter=lambda: 0.0,
                 timeout=30,
@@ -180,13 +191,26 @@ class Agreement(RuleBasedStateMachine):
     def limits(self, quotas: dict[str, Quota]):
         self.quotas = quotas
 
-    @rule(ms=st.sampled_from((0, 1, 19, 20, 21, 50, 99, 100, 101, 400, DEDUPLICATION_MS)))
+    @rule(ms=st.sampled_from((0, 1, 19, 20, 21, 50, 99, 100, 101, 400, MOST_MS, MOST_MS, LONG_MS)))
     def time_passes(self, ms: int):
         self.now += ms
 
     @rule(batch=st.lists(messages(), min_size=1, max_size=6))
     def add(self, batch: list[NewMessage]):
         self.ask(lambda store: store.add(batch), comparable)
+
+    @rule(
+        chat=chats,
+        visits=st.lists(st.tuples(st.sampled_from((0, MOST_MS)), numbers), min_size=2, max_size=6),
+    )
+    def repeat(self, chat: Conversation, visits: list[tuple[int, int]]):
+        """Messages come again, some of them after a long while, among new ones."""
+        for ms, number in visits:
+            self.now += ms
+            known = self.reference.world.chat(chat)
+            ids = [*known.seen_before, *known.seen, f"id {number}"]
+            names = f"id {number}", ids[number % len(ids)]
+            self.add([NewMessage(chat, name, b"again", 5, POLICIES[3]) for name in names])
 
     @rule(chat=chats, lease_ms=st.sampled_from((50, 500)), wait=st.booleans())
     def claim(self, chat: Conversation, lease_ms: int, wait: bool):
@@ -266,8 +290,9 @@ class Agreement(RuleBasedStateMachine):
         elif dice < 4:
             self.ask(lambda store: store.discard(chat))
 
-    @rule(age=ages, requeue=st.booleans())
-    def requeue_or_delete(self, age: int, requeue: bool):
+    @rule(age=ages, requeue=st.booleans(), ms=st.sampled_from((0, 0, MOST_MS, LONG_MS)))
+    def requeue_or_delete(self, age: int, requeue: bool, ms: int):
+        self.now += ms
         letters = self.ask(lambda store: store.dead_letters(None, limit=10))
         batch_id = letters[age % len(letters)].batch_id if letters else self.recent(age)[0]
         if requeue:

@@ -16,7 +16,7 @@ local function load_ids(newer, older, wanted, now, keep_ms)
     redis.call('RENAME', newer, older)
     ids.begins, ids.turned = {now + keep_ms, ends + keep_ms}, true
     found, found_before = {}, found
-  elseif tonumber(older_until) > now then
+  elseif tonumber(older_until) > now and #wanted > 0 then
     found_before = redis.call('HMGET', older, unpack(wanted))
   end
   for i, id in ipairs(wanted) do

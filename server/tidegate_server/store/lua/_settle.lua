@@ -86,7 +86,7 @@ end
 local function finish(keys, settled, meta, conversation, outcome, keep, now)
   local batch, state = unpack_line(BATCH, meta.batch), outcome.state
   local leased = redis.call('ZREM', keys.lease, conversation.cid) == 1
-  redis.call('ZREM', keys.due, conversation.cid)
+  local was_due = redis.call('ZREM', keys.due, conversation.cid) == 1
   count(keys, leased and 'leased' or 'retrying', -1)
   redis.call('HDEL', keys.idx, meta.id)
   end_attempt(keys, now, outcome.reason or '', outcome.message or '')
@@ -121,7 +121,7 @@ local function finish(keys, settled, meta, conversation, outcome, keep, now)
     due = unpack_line(WINDOW, meta.window).due
     redis.call('ZADD', keys.due, due, conversation.cid)
   else redis.call('DEL', keys.meta) end
-  reindex(keys.inst, keys.due, conversation.instance)
+  if was_due or due ~= '' then reindex(keys.inst, keys.due, conversation.instance) end
   return due
 end
 

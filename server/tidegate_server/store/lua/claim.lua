@@ -26,7 +26,7 @@ local function seal(meta)
   local batch = {n = window.n, bytes = window.bytes, first = first, last = last, opened = at,
                  due = window.due, sealed = now, why = window.why, rebuffers = buffer.rebuffers}
   redis.call('HSET', keys.meta, 'id', id, 'batch', pack_line(BATCH, batch),
-    'policy', policy_of(window), 'attempt', 0, 'nacks', 0, 'expiries', 0)
+    'policy', policy_of(window), 'nacks', 0, 'expiries', 0)
   redis.call('HSET', keys.idx, id, cid)
 
   buffer.count, buffer.bytes = buffer.count - window.n, buffer.bytes - window.bytes
@@ -61,8 +61,8 @@ if meta.id then
   batch = unpack_line(BATCH, meta.batch)
   count(keys, 'retrying', -1)
 else batch = seal(meta) end
-local attempt = redis.call('HINCRBY', keys.meta, 'attempt', 1)
-redis.call('HSET', keys.meta, 'token', token)
+local attempt = (meta.attempt or 0) + 1
+redis.call('HSET', keys.meta, 'token', token, 'attempt', attempt)
 redis.call('RPUSH', keys.attempts, cjson.encode({number = attempt, channel = tonumber(ARGV[6]),
   subscriber = ARGV[7], started = string.format('%.0f', now)}))
 ends = now + tonumber(ARGV[5])
