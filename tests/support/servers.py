@@ -145,10 +145,15 @@ class Server:
         os.kill(self.pid, signal.SIGTERM)
         return await self.ended()
 
+    def strike(self) -> None:
+        """End it as a crash does, at this very moment, and wait for nothing."""
+        os.kill(self.pid, signal.SIGKILL)
+
     async def kill(self) -> None:
         """End it as a crash does. What it had started may end a little later."""
-        os.kill(self.pid, signal.SIGKILL)
         assert self._process
+        if self.running:
+            self.strike()
         await asyncio.to_thread(self._process.wait)
 
     def pause(self) -> None:

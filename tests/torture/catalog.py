@@ -4,7 +4,11 @@ from importlib import import_module
 
 from tests.torture.score import Line
 
-_MODULES = ("tests.torture.lines.kills",)
+_MODULES = (
+    "tests.torture.lines.kills",
+    "tests.torture.lines.points",
+    "tests.torture.lines.stores",
+)
 """A line each. Every module has a tuple LINES."""
 
 

@@ -129,7 +129,8 @@ async def _awaited(line: Line, dose: Dose) -> Score:
 
 def score_of(fields: dict[str, Any]) -> Score:
     """A score that was written as JSON."""
-    return Score(**(fields | {"contradictions": tuple(fields["contradictions"])}))
+    fields["contradictions"] = tuple(fields["contradictions"])
+    return Score(**fields)
 
 
 def save(results: Sequence[Result], path: Path) -> None:
