@@ -8,6 +8,9 @@ _MODULES = (
     "tests.torture.lines.kills",
     "tests.torture.lines.points",
     "tests.torture.lines.stores",
+    "tests.torture.lines.network",
+    "tests.torture.lines.rolling",
+    "tests.torture.lines.poison",
 )
 """A line each. Every module has a tuple LINES."""
 
