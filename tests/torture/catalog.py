@@ -11,6 +11,7 @@ _MODULES = (
     "tests.torture.lines.network",
     "tests.torture.lines.rolling",
     "tests.torture.lines.poison",
+    "tests.torture.lines.planted",
 )
 """A line each. Every module has a tuple LINES."""
 

@@ -130,6 +130,7 @@ async def _awaited(line: Line, dose: Dose) -> Score:
 def score_of(fields: dict[str, Any]) -> Score:
     """A score that was written as JSON."""
     fields["contradictions"] = tuple(fields["contradictions"])
+    fields["table"] = tuple(map(tuple, fields["table"]))
     return Score(**fields)
 
 
