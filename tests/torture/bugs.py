@@ -15,6 +15,8 @@ class Bug:
     file: str
     text: str
     instead: str
+    slow: bool = False
+    """It shows only after a lease, or in the end."""
 
 
 def planted(bug: Bug | None, folder: Path) -> Path:
@@ -37,6 +39,7 @@ BUGS = (
         "store/lua/_settle.lua",
         "if meta.token == token then return nil end",
         "if true then return nil end",
+        slow=True,
     ),
     Bug(
         "a claim leaves the conversation among those that are due",
@@ -82,6 +85,7 @@ BUGS = (
         "redis.call('HDEL', keys.idx, id)\n"
         "redis.call('HSET', keys.idx, id .. '0', conversation.cid)\n"
         "redis.call('HSET', keys.meta, 'id', id .. '0')\n",
+        slow=True,
     ),
     Bug(
         "a window closes at half of its length",
@@ -94,6 +98,7 @@ BUGS = (
         "store/lua/nack.lua",
         "if not backoff then return end_as(DEAD_LETTERED) end",
         "if not backoff then return end_as(COMPLETED) end",
+        slow=True,
     ),
     Bug(
         "a batch that comes again takes newer messages along",

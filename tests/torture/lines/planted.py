@@ -14,7 +14,7 @@ from tests.support.stores import StoreProcess, eventually
 from tests.torture.bugs import BUGS, Bug, planted
 from tests.torture.forks import ForkedServer, nursery
 from tests.torture.score import Dose, Line, Score
-from tidegate import Batch, Client, NackAction
+from tidegate import Batch, Client, NackAction, NotFound
 
 _LEASE = timedelta(seconds=1)
 _LONGEST_S, _DRAIN_S = 6.0, 5.0
@@ -55,6 +55,10 @@ class _Drill:
         return Reader(gate, self.history, "bot", answer=self._answer, lease=_LEASE)
 
     async def _answer(self, batch: Batch) -> None:
+        with contextlib.suppress(NotFound):  # the record says that it was never settled
+            await self._see_to(batch)
+
+    async def _see_to(self, batch: Batch) -> None:
         """Some come back, some are answered too late, some never come to a good end."""
         dice = self._chance.random()
         if batch.conversation.startswith(_HOPELESS) or (batch.attempt == 1 and dice < 0.1):
@@ -113,9 +117,11 @@ async def _look_for(bug: Bug | None, directory: Path, seed: int) -> tuple[str | 
 
 
 async def _all_are_found(dose: Dose) -> Score:
-    """As many of the bugs as the dose has faults, and a server without any."""
-    bugs = random.Random(dose.seed).sample(BUGS, min(dose.faults, len(BUGS)))
-    chosen: list[Bug | None] = [None, *(bug for bug in BUGS if bug in bugs)]
+    """A server without bugs, and each of them; only some, and quick ones, for a small dose."""
+    chosen: list[Bug | None] = [None, *BUGS]
+    if dose.faults < len(BUGS):
+        quick = [bug for bug in BUGS if not bug.slow]
+        chosen = [*random.Random(dose.seed).sample(quick, min(dose.faults, len(quick)))]
     rows: list[tuple[str, str]] = []
     wrong: list[str] = []
     messages = 0
@@ -132,11 +138,13 @@ async def _all_are_found(dose: Dose) -> Score:
         if said and not bug:
             wrong.append(f"without any bug: {said}")
         dose.tell(n, messages)
+    bugs = [bug for bug in chosen if bug]
+    missed = sum(said == "nothing" for _, said in rows) - chosen.count(None)
     return Score(
         faults=len(bugs),
         acknowledged=messages,
         contradictions=tuple(wrong),
-        note=f"{len(bugs) - len(wrong)} of {len(bugs)} were found",
+        note=f"{len(bugs) - missed} of {len(bugs)} were found",
         table=(("planted bug", "what the checker says"), *rows),
     )
 
