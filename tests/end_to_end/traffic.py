@@ -115,6 +115,7 @@ async def settle(
     *,
     nack: NackAction | None = None,
     reason: str = "",
+    retry_delay: timedelta | None = None,
     final: bool = False,
 ) -> bool:
     """Ack or nack, as often as it takes to know what became of it. False: the lease is lost.
@@ -127,7 +128,10 @@ async def settle(
     while True:
         operation = history.invoke(settlement)
         try:
-            await (batch.nack(nack, reason=reason) if nack else batch.ack())
+            if nack:
+                await batch.nack(nack, reason=reason, retry_delay=retry_delay)
+            else:
+                await batch.ack()
         except (Unavailable, DeadlineExceeded):
             history.end(operation, Phase.UNKNOWN, settlement)
             await asyncio.sleep(_PAUSE_S)
