@@ -47,9 +47,15 @@ class Scene:
         self.history.deliver(delivery, at_s=self._step())
 
     def settle(
-        self, batch_id: str, *, attempt: int = 1, final: bool = True, phase: Phase = Phase.OK
+        self,
+        batch_id: str,
+        *,
+        attempt: int = 1,
+        final: bool = True,
+        rebuffers: bool = False,
+        phase: Phase = Phase.OK,
     ) -> None:
-        settlement = Settlement(batch_id, attempt, final)
+        settlement = Settlement(batch_id, attempt, final, rebuffers)
         operation = self.history.invoke(settlement, at_s=self._step())
         self.history.end(operation, phase, settlement, at_s=self._step())
 
@@ -112,6 +118,22 @@ def test_a_message_in_two_batches_is_found(scene: Scene):
     )
 
 
+def test_a_message_in_a_second_batch_after_it_was_rebuffered_is_no_violation(scene: Scene):
+    scene.add("m1", sequence=1)
+    scene.deliver("b1", ("m1", 1))
+    scene.settle("b1", rebuffers=True)
+    scene.deliver("b2", ("m1", 1))
+    scene.settle("b2")
+    scene.expect()
+
+
+def test_a_message_that_was_rebuffered_and_never_came_again_is_found(scene: Scene):
+    scene.add("m1", sequence=1)
+    scene.deliver("b1", ("m1", 1))
+    scene.settle("b1", rebuffers=True)
+    scene.expect("message m1 was acknowledged and never delivered again")
+
+
 def test_a_redelivery_with_other_messages_is_found(scene: Scene):
     scene.add("m1", sequence=1)
     scene.add("m2", sequence=2)
@@ -156,6 +178,18 @@ def test_a_batch_that_comes_again_after_it_was_settled_is_found(scene: Scene):
     scene.settle("b1")
     scene.deliver("b1", ("m1", 1), attempt=2)
     scene.expect("batch b1 was delivered again after it was settled")
+
+
+def test_a_batch_that_comes_again_before_its_lease_is_over_is_found(scene: Scene):
+    scene.add("m1", sequence=1)
+    for attempt, until_s in ((1, 31.0), (2, 32.0)):
+        received = (Received("m1", 1, "payload of m1"),)
+        delivery = Delivery(
+            CHAT, "b1", attempt, received, formed_s=1.0, until_s=until_s, lease_s=30.0
+        )
+        scene.history.deliver(delivery, at_s=float(attempt))
+    scene.settle("b1", attempt=2)
+    scene.expect("batch b1 was delivered again before its lease was over")
 
 
 def test_a_message_that_nobody_sent_is_found(scene: Scene):

@@ -104,7 +104,8 @@ async def test_a_subscriber_can_ask_for_a_longer_wait(gate: Client, history: His
     await send(gate, history, ("patience", "anna"), "m1", policy=window(0))
     batch = await pull(gate, history, "patience")
     begun_s = time.monotonic()
-    await batch.nack(retry_delay=timedelta(seconds=0.3))
+    delay = timedelta(seconds=0.3)
+    assert await settle(history, batch, nack=NackAction.RETRY, retry_delay=delay)
     again = await pull(gate, history, "patience")
     assert time.monotonic() - begun_s >= 0.298
     assert await settle(history, again)

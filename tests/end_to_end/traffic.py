@@ -103,6 +103,8 @@ def took(history: History, batch: Batch) -> None:
             ),
             batch.info.flush_reason.name,
             batch.info.sealed_at.timestamp(),
+            batch.lease_expires_at.timestamp(),
+            batch._lease.total_seconds(),
         )
     )
 
@@ -113,19 +115,23 @@ async def settle(
     *,
     nack: NackAction | None = None,
     reason: str = "",
+    retry_delay: timedelta | None = None,
     final: bool = False,
 ) -> bool:
     """Ack or nack, as often as it takes to know what became of it. False: the lease is lost.
 
-    An ack, and the nack that makes it a dead letter, end the batch; so does the one of which the
-    caller says that it is the last.
+    An ack, and the nack that rebuffers it or makes it a dead letter, end the batch; so does the
+    one of which the caller says that it is the last.
     """
-    final = final or nack in (None, NackAction.DEAD_LETTER)
-    settlement = Settlement(batch.id, batch.attempt, final)
+    final = final or nack in (None, NackAction.DEAD_LETTER, NackAction.REBUFFER)
+    settlement = Settlement(batch.id, batch.attempt, final, nack is NackAction.REBUFFER)
     while True:
         operation = history.invoke(settlement)
         try:
-            await (batch.nack(nack, reason=reason) if nack else batch.ack())
+            if nack:
+                await batch.nack(nack, reason=reason, retry_delay=retry_delay)
+            else:
+                await batch.ack()
         except (Unavailable, DeadlineExceeded):
             history.end(operation, Phase.UNKNOWN, settlement)
             await asyncio.sleep(_PAUSE_S)

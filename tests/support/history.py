@@ -66,7 +66,7 @@ class Received:
 class Delivery:
     """A batch that a subscriber got. `closed_by` is "DELAY", "REQUESTED" and so on.
 
-    `formed_s` is the store's time.
+    `formed_s` and `until_s`, the end of its lease, are the store's time.
     """
 
     chat: Chat
@@ -75,15 +75,21 @@ class Delivery:
     messages: tuple[Received, ...]
     closed_by: str = "DELAY"
     formed_s: float = float("inf")
+    until_s: float = float("inf")
+    lease_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What a subscriber did with a delivery. A `final` one ends the batch."""
+    """What a subscriber did with a delivery. A `final` one ends the batch.
+
+    One that `rebuffers` ends it, too, but its messages come again in another batch.
+    """
 
     batch_id: str
     attempt: int
     final: bool = True
+    rebuffers: bool = False
 
 
 What = Add | Flush | Delivery | Settlement
@@ -129,7 +135,7 @@ class History:
             return
         if isinstance(what, Add):
             self.owed |= {(what.chat, what.message_id)} - self._done
-        elif isinstance(what, Settlement) and what.final:
+        elif isinstance(what, Settlement) and what.final and not what.rebuffers:
             self._done |= self._contents[what.batch_id]
             self.owed -= self._done
 
@@ -181,6 +187,15 @@ class _View:
         for event in history.events:
             self._take(event)
 
+    def rebuffered(self, batch_id: str, *, surely: bool = False) -> bool:
+        """Whether the batch's messages may come, or must come, in another one."""
+        return any(
+            settlement.rebuffers
+            and operation.phase is not Phase.FAIL
+            and (operation.phase is Phase.OK or not surely)
+            for settlement, operation in self.settlements[batch_id]
+        )
+
     def _take(self, event: Event) -> None:
         what = event.what
         if isinstance(what, Delivery):
@@ -212,6 +227,7 @@ def violations(history: History, *, drained: bool = True) -> list[str]:
     view = _View(history)
     found = [*_twice(view), *_changed(view), *_unordered(view), *_overlapping(view)]
     found += [*_invented(view), *_taken_twice(view), *_early(view), *_out_of_turn(view)]
+    found += _hasty(view)
     return found + list(_lost(view)) if drained else found
 
 
@@ -237,7 +253,7 @@ def tally(history: History) -> Tally:
         lost=[*_lost(view)],
         doubled=[*_twice(view), *_taken_twice(view)],
         disordered=[*_unordered(view), *_overlapping(view), *_out_of_turn(view)],
-        other=[*_changed(view), *_invented(view), *_early(view)],
+        other=[*_changed(view), *_invented(view), *_early(view), *_hasty(view)],
     )
 
 
@@ -245,8 +261,11 @@ def _lost(view: _View) -> Iterator[str]:
     """I1: an acknowledged message is delivered and settled."""
     for (chat, name), adds in view.adds.items():
         acknowledged = any(operation.phase is Phase.OK for _, operation in adds)
-        if acknowledged and (chat, name) not in view.placed:
-            yield f"message {name} was acknowledged and never delivered"
+        placed = view.placed.get((chat, name), set())
+        if acknowledged and all(view.rebuffered(batch, surely=True) for batch in placed):
+            yield f"message {name} was acknowledged and never delivered" + (
+                " again" if placed else ""
+            )
     for batch_id in view.deliveries:
         settlements = view.settlements[batch_id]
         if not any(s.final and operation.phase is Phase.OK for s, operation in settlements):
@@ -256,7 +275,7 @@ def _lost(view: _View) -> Iterator[str]:
 def _twice(view: _View) -> Iterator[str]:
     """I2: a message is in one batch."""
     for (_, name), batches in view.placed.items():
-        if len(batches) > 1:
+        if sum(not view.rebuffered(batch_id) for batch_id in batches) > 1:
             yield f"message {name} was delivered in the batches {sorted(batches)}"
 
 
@@ -272,10 +291,13 @@ def _unordered(view: _View) -> Iterator[str]:
     for chat, batches in view.batches.items():
         newest = 0
         for batch_id in batches:
+            before = newest
             for message in view.deliveries[batch_id][0][1].messages:
                 if message.sequence <= newest:
                     yield f"message {message.message_id} of {chat[0]} came out of order"
                 newest = max(newest, message.sequence)
+            if view.rebuffered(batch_id):
+                newest = before
 
 
 def _overlapping(view: _View) -> Iterator[str]:
@@ -299,8 +321,10 @@ def _overlapping(view: _View) -> Iterator[str]:
 
 def _invented(view: _View) -> Iterator[str]:
     """I7, I13: what is delivered was sent, is unchanged, and was not refused."""
-    for deliveries in view.deliveries.values():
+    for batch_id, deliveries in view.deliveries.items():
         for _, delivery in deliveries:
+            if not delivery.messages:
+                yield f"batch {batch_id} was delivered without messages"
             for message in delivery.messages:
                 name = message.message_id
                 adds = view.adds.get((delivery.chat, name), [])
@@ -329,7 +353,7 @@ def _early(view: _View) -> Iterator[str]:
         for batch_id in batches:
             at_s, delivery = view.deliveries[batch_id][0]
             known = [view.adds[chat, message.message_id] for message in delivery.messages]
-            if all(known) and not _may_close(view, delivery, at_s, known):
+            if known and all(known) and not _may_close(view, delivery, at_s, known):
                 yield f"batch {batch_id} came before its window could close"
 
 
@@ -352,6 +376,23 @@ def _may_close(
             return at_s >= opened_s + delay_s - _CLOCKS_DIFFER_S and (
                 by_the_store_s >= delay_s - _ROUNDING_S
             )
+
+
+def _hasty(view: _View) -> Iterator[str]:
+    """A batch comes again as a further attempt only when its lease is over, or it was given back.
+
+    Both clocks must say that it was not over: one of them may have been set.
+    """
+    for batch_id, deliveries in view.deliveries.items():
+        for (begun_s, first), (again_s, second) in itertools.pairwise(deliveries):
+            given_back = any(
+                settlement.attempt == first.attempt and operation.phase is not Phase.FAIL
+                for settlement, operation in view.settlements[batch_id]
+            )
+            runs = second.until_s - second.lease_s < first.until_s - _CLOCKS_DIFFER_S
+            soon = again_s < begun_s + first.lease_s / 2
+            if second.attempt > first.attempt and not given_back and runs and soon:
+                yield f"batch {batch_id} was delivered again before its lease was over"
 
 
 def _out_of_turn(view: _View) -> Iterator[str]:
