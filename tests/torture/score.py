@@ -55,6 +55,8 @@ class Line:
     """Faults and messages in the long run: minutes."""
     missing: Callable[[], str | None] = field(default=lambda: None)
     """Why it cannot run on this machine, in a sentence; None if it can."""
+    expected: str = "nothing lost, in two batches or out of order"
+    """What must come out, in the words of the scorecard."""
 
 
 def add_up(tallies: Iterable[Tally], *, faults: int, note: str = "") -> Score:
