@@ -4,7 +4,12 @@ from importlib import import_module
 
 from tests.torture.score import Line
 
-_MODULES = ("tests.torture.lines.kills",)
+_MODULES = (
+    "tests.torture.lines.kills",
+    "tests.torture.lines.power_cut",
+    "tests.torture.lines.disk_full",
+    "tests.torture.lines.memory_full",
+)
 """A line each. Every module has a tuple LINES."""
 
 
