@@ -1,20 +1,13 @@
 """A disk whose power can be cut: of each file, only what had been synced is there afterwards.
 
-A process that runs with `environ` notes each of its syncs, by a small library that is compiled
-here and loaded before the C library. Names of files are taken to be on the disk at once.
+A process that runs with `environ` notes each of its syncs, by a small library that is loaded
+before the C library. Names of files are taken to be on the disk at once.
 """
 
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
-_SOURCE = Path(__file__).parent / "shim" / "synced.c"
-
-
-def compiler_missing() -> str | None:
-    """Why the library cannot be compiled here; None if it can."""
-    return None if shutil.which("cc") else "there is no C compiler: install gcc"
+from tests.torture.preload import compiled
 
 
 class Disk:
@@ -23,9 +16,7 @@ class Disk:
     def __init__(self, directory: Path):
         self._record = directory / "synced"
         self._record.touch()
-        library = directory / "synced.so"
-        command = ["cc", "-shared", "-fPIC", "-O1", "-o", library, _SOURCE, "-ldl"]
-        subprocess.run(command, check=True)
+        library = compiled("synced", directory)
         self.environ = {"LD_PRELOAD": str(library), "SYNCED": str(self._record)}
 
     def cut(self, files: Path) -> int:

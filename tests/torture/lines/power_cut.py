@@ -14,7 +14,8 @@ from tests.end_to_end.traffic import Load, Reader, flush, window
 from tests.support.history import Add, History, Phase, Tally, tally
 from tests.support.servers import Server
 from tests.support.stores import StoreProcess, binaries, eventually
-from tests.torture.disk import Disk, compiler_missing
+from tests.torture.disk import Disk
+from tests.torture.preload import compiler_missing
 from tests.torture.score import Dose, Line, Score, add_up
 from tidegate import Client
 
