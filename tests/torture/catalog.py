@@ -6,6 +6,8 @@ from tests.torture.score import Line
 
 _MODULES = (
     "tests.torture.lines.kills",
+    "tests.torture.lines.points",
+    "tests.torture.lines.stores",
     "tests.torture.lines.power_cut",
     "tests.torture.lines.disk_full",
     "tests.torture.lines.memory_full",
