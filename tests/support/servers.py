@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar, Protocol, Self
 
@@ -33,24 +32,22 @@ class Server:
     """A `tidegate serve` whose files are in `directory`; on a unix socket there unless told else.
 
     Settings are written as the keywords they have in a file: `Server(tmp_path, window_delay="1s")`.
-    `environ` comes on top of the test's own environment.
     Without `store_url` it has an embedded store, whose files stay from one start to the next.
     `async with` starts it. At the end it is told to stop, if it still runs, must end with 0 and
-    must leave no process behind; after a failure it is killed.
+    must leave no process behind; after a failure it is killed. `environ` may add to its
+    environment.
     """
 
     started: ClassVar[list[Process]] = []
 
-    def __init__(
-        self, directory: Path, *, environ: Mapping[str, str] | None = None, **settings: str
-    ):
+    def __init__(self, directory: Path, **settings: str):
         self.dir = directory
         self._settings = {
             "listen": f"unix:{directory}/gate.sock",
             "http_listen": "",
             "data_dir": f"{directory}/data",
         } | settings
-        self._environ = environ or {}
+        self.environ: dict[str, str] = {}
         self._log = directory / "server.log"
         self._process: Process | None = None
         self._log_offset = 0
@@ -79,7 +76,7 @@ class Server:
         """Start, and wait for nothing."""
         self.dir.mkdir(exist_ok=True)
         environ = {k: v for k, v in os.environ.items() if not k.startswith("TIDEGATE_")}
-        environ |= self._environ
+        environ |= self.environ
         environ |= {f"TIDEGATE_{key.upper()}": value for key, value in self._settings.items()}
         with self._log.open("ab") as log:
             self._log_offset = log.tell()

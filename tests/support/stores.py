@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -76,23 +76,16 @@ def alive(pid: int) -> bool:
 class StoreProcess:
     """A throw-away store on a unix socket, or on a TCP port of its own, that keeps nothing.
 
-    Options are the store's own, with underscores: `StoreProcess(appendonly="yes")`. `environ`
-    comes on top of the test's own environment. The files stay from `stop` or `kill` to the next
-    `start`, and go with the object, or earlier, at the end of `async with`.
+    Options are the store's own, with underscores: `StoreProcess(appendonly="yes")`. The files
+    stay from `stop` or `kill` to the next `start`, and go with the object, or earlier, at the end
+    of `async with`. `environ` may add to its environment.
     """
 
-    def __init__(
-        self,
-        binary: Path | None = None,
-        *,
-        tcp: bool = False,
-        environ: Mapping[str, str] | None = None,
-        **options: str,
-    ):
+    def __init__(self, binary: Path | None = None, *, tcp: bool = False, **options: str):
         self._binary = binary or binaries()[0][1]
         self._port = _free_port() if tcp else 0
         self._options = options
-        self._environ = environ or {}
+        self.environ: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self.dir = Path(tempfile.mkdtemp(prefix="store-"))
         self._remove_files = weakref.finalize(self, shutil.rmtree, self.dir, ignore_errors=True)
@@ -126,7 +119,7 @@ class StoreProcess:
         } | {name.replace("_", "-"): value for name, value in self._options.items()}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         return subprocess.Popen(
-            [self._binary, *words], env={**os.environ, **self._environ}, stdin=subprocess.DEVNULL
+            [self._binary, *words], env={**os.environ, **self.environ}, stdin=subprocess.DEVNULL
         )
 
     async def _answers(self) -> bool:

@@ -11,6 +11,7 @@ _MODULES = (
     "tests.torture.lines.power_cut",
     "tests.torture.lines.disk_full",
     "tests.torture.lines.memory_full",
+    "tests.torture.lines.clock_jumps",
 )
 """A line each. Every module has a tuple LINES."""
 

@@ -114,6 +114,7 @@ class Engine:
             busy=lambda: bool(self.subscribers or len(self._dispatcher)),
             sweep_ms=sweep_ms,
         )
+        self.clock.on_set_back = self._recoverer.set_back
         self.subscribers.on_room = self._scheduler.wake
         self._outage.on_change = self._store_changed
 

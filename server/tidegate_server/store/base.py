@@ -397,3 +397,8 @@ class Store(ABC):
 
         Returns the number of repairs: 0 unless something from outside changed the store's keys.
         """
+
+    @property
+    @abstractmethod
+    def reconciled_all(self) -> bool:
+        """Whether the last `reconcile` came to the end, so that the next one begins anew."""

@@ -4,19 +4,19 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Awaitable, Callable, Generator
-from datetime import timedelta
 from pathlib import Path
 
 from tests.end_to_end.traffic import Reader
-from tests.support.history import History, tally
+from tests.support.history import History
 from tests.support.servers import Server
 from tests.support.stores import StoreProcess, alive, eventually
+from tests.torture.lines.kills import LEASE
 from tests.torture.patience import PatientLoad, settle_in_time
-from tests.torture.score import Dose, Line, Score, add_up
-from tidegate import Client
+from tests.torture.score import Dose, Line, Score, add_up, in_rounds
+from tidegate import Batch, Client
 
-_LEASE = timedelta(seconds=1)
 _REFUSED = 20
+_A_ROUND = 25
 _ROOM = 1 << 30
 
 
@@ -106,26 +106,31 @@ async def _fill_and_empty(
     shows: Callable[[PatientLoad], Awaitable[None]] = _refused,
     restart: Callable[[], Awaitable[None]] = _nothing,
 ) -> Score:
-    history = History()
-    async with (
-        Client(server.target) as gate,
-        Reader(gate, history, "bot", answer=lambda b: settle_in_time(history, b), lease=_LEASE),
-    ):
-        async with PatientLoad([gate], history, "bot") as load:
-            for _ in range(dose.faults):
-                await load.more(dose.messages // dose.faults)
-                disk.fill()
-                await shows(load)
-                disk.make_room()
-                await restart()
-            await load.more(100)
-        await eventually(history.drained, within_s=20)
-    return add_up([tally(history)], faults=dose.faults)
+
+    async def a_round(history: History, instance: str, faults: int) -> None:
+        async def answer(batch: Batch) -> None:
+            await settle_in_time(history, batch)
+
+        async with (
+            Client(server.target) as gate,
+            Reader(gate, history, instance, answer=answer, lease=LEASE),
+        ):
+            async with PatientLoad([gate], history, instance) as load:
+                for _ in range(faults):
+                    await load.more(dose.between)
+                    disk.fill()
+                    await shows(load)
+                    disk.make_room()
+                    await restart()
+                await load.more(1)
+            await eventually(history.drained, within_s=30)
+
+    return add_up(await in_rounds(dose, _A_ROUND, a_round), faults=dose.faults)
 
 
 LINES = (
     Line(
-        "disk full, appendfsync everysec",
+        "disk full at everysec",
         _at_everysec,
         short=(1, 200),
         long=(50, 20_000),
@@ -141,7 +146,7 @@ LINES = (
         expected="adds refused, nothing lost, goes on by itself when there is room",
     ),
     Line(
-        "disk full, appendfsync always",
+        "disk full at fsync",
         _at_fsync,
         short=(1, 200),
         long=(50, 20_000),

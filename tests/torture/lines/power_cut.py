@@ -1,74 +1,67 @@
 """Power cuts: the store dies, and of its file only that stays which had been put on the disk."""
 
 import asyncio
+import itertools
 import os
 import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from pathlib import Path
 
 from tests.end_to_end.traffic import Load, Reader, flush, window
-from tests.support.history import Add, History, Phase, Tally, tally
+from tests.support.history import Add, History, Phase, tally
 from tests.support.servers import Server
 from tests.support.stores import StoreProcess, binaries, eventually
 from tests.torture.disk import Disk
+from tests.torture.lines.kills import LEASE
 from tests.torture.preload import compiler_missing
-from tests.torture.score import Dose, Line, Score, add_up
+from tests.torture.score import Dose, Line, Score, add_up, in_rounds
 from tidegate import Client
 
-_LEASE = timedelta(seconds=1)
+_A_ROUND = 25
 _KEPT = window(600)
 """Nothing is delivered before the cuts are over, so what is lost is lost messages."""
 
 
 async def _cut_at_fsync(dose: Dose) -> Score:
-    """On every version of the store that the number of cuts reaches."""
-    random.seed(dose.seed)
-    kinds = _some(binaries(), dose)
-    tallies: list[Tally] = []
-    for place, (name, binary) in enumerate(kinds):
-        directory = dose.directory / name
+    """In a short dose one version of the store after another, in a long one each many times."""
+    chance = random.Random(dose.seed)
+    kinds = chance.sample(binaries(), min(len(binaries()), (dose.faults + 1) // 2))
+    turns = itertools.cycle(kinds)
+
+    async def a_round(history: History, instance: str, cuts: int) -> None:
+        name, binary = next(turns)
+        directory = dose.directory / f"{instance}-{name}"
         directory.mkdir()
-        cuts = len(range(place, dose.faults, len(kinds)))
-        tallies.append(await _round_at_fsync(directory, binary, cuts, dose.messages // len(kinds)))
+        disk = Disk(directory)
+        async with (
+            _store(disk, "always", binary) as store,
+            Server(directory, store_url=store.url, durability="fsync") as server,
+            Client(server.target) as gate,
+            Reader(gate, history, instance, lease=LEASE),
+        ):
+            async with Load([gate], history, instance) as load:
+                for _ in range(cuts):
+                    await load.more(chance.randint(1, 2 * dose.between))
+                    await store.kill()
+                    disk.cut(store.dir)
+                    await store.start()
+                await load.more(1)
+            await eventually(history.drained, within_s=30)
+
+    size = min(_A_ROUND, -(-dose.faults // len(kinds)))
+    tallies = await in_rounds(dose, size, a_round)
     return add_up(tallies, faults=dose.faults, note=", ".join(name for name, _ in kinds))
 
 
-def _some(kinds: list[tuple[str, Path]], dose: Dose) -> list[tuple[str, Path]]:
-    return random.sample(kinds, min(len(kinds), max(1, dose.faults // 2)))
-
-
-async def _round_at_fsync(directory: Path, binary: Path, cuts: int, messages: int) -> Tally:
-    history = History()
-    disk = Disk(directory)
-    async with (
-        _store(disk, "always", binary) as store,
-        Server(directory, store_url=store.url, durability="fsync") as server,
-        Client(server.target) as gate,
-        Reader(gate, history, "bot", lease=_LEASE),
-    ):
-        async with Load([gate], history, "bot") as load:
-            for _ in range(cuts):
-                await load.more(messages // (cuts + 1))
-                await store.kill()
-                disk.cut(store.dir)
-                await store.start()
-            await load.more(messages // (cuts + 1))
-        await eventually(history.drained, within_s=30)
-    return tally(history)
-
-
 def _store(disk: Disk, appendfsync: str, binary: Path | None = None) -> StoreProcess:
-    return StoreProcess(
-        binary,
-        environ=disk.environ,
-        appendonly="yes",
-        appendfsync=appendfsync,
-        auto_aof_rewrite_percentage="0",
+    store = StoreProcess(
+        binary, appendonly="yes", appendfsync=appendfsync, auto_aof_rewrite_percentage="0"
     )
+    store.environ = disk.environ
+    return store
 
 
 async def _cut_at_everysec(dose: Dose) -> Score:
@@ -90,7 +83,9 @@ async def _cut_at_everysec(dose: Dose) -> Score:
 async def _cut_embedded(dose: Dose) -> Score:
     """The embedded store, whose file its server syncs; both die."""
     disk = Disk(dose.directory)
-    async with Server(dose.directory, environ=disk.environ) as server:
+    server = Server(dose.directory)
+    server.environ = disk.environ
+    async with server:
 
         async def cut() -> None:
             server.pause()  # or it would start the store again
@@ -105,17 +100,17 @@ async def _cut_embedded(dose: Dose) -> Score:
 
 async def _losses(dose: Dose, server: Server, cut: Callable[[], Awaitable[None]]) -> Score:
     """Add, cut, add, cut; then see what comes out."""
-    random.seed(dose.seed)
-    history = History()
+    chance, history = random.Random(dose.seed), History()
     cuts_s: list[float] = []
     async with AsyncExitStack() as stack:
         gate = await stack.enter_async_context(Client(server.target))
         async with Load([gate], history, "bot", producers=2, policy=_KEPT) as load:
             for _ in range(dose.faults):
-                await load.more(dose.messages // dose.faults)
-                await asyncio.sleep(random.uniform(1, 2))  # anywhere between two syncs
+                await load.more(dose.between)
+                await asyncio.sleep(chance.uniform(1, 2))  # anywhere between two syncs
                 cuts_s.append(time.monotonic())
                 await cut()
+                dose.tell(len(cuts_s), load.sent)
         await stack.enter_async_context(Reader(gate, history, "bot"))
         await eventually(lambda: _let_go(gate, history), within_s=30)
     return _score(history, cuts_s)
@@ -164,18 +159,20 @@ def _ages_s(history: History, cuts_s: list[float]) -> Iterator[float]:
 
 LINES = (
     Line(
-        "power cut, appendfsync always",
+        "power cut at fsync",
         _cut_at_fsync,
         short=(2, 300),
         long=(100, 20_000),
         missing=compiler_missing,
+        expected="nothing lost",
     ),
     Line(
-        "power cut, appendfsync everysec",
+        "power cut at everysec",
         _cut_at_everysec,
         short=(1, 300),
         long=(20, 10_000),
         missing=compiler_missing,
+        expected="what the last one or two seconds brought is lost",
     ),
     Line(
         "power cut, embedded store",
@@ -183,5 +180,6 @@ LINES = (
         short=(1, 300),
         long=(20, 10_000),
         missing=compiler_missing,
+        expected="what the last one or two seconds brought is lost",
     ),
 )

@@ -258,6 +258,11 @@ class Archive(Store):
         )
         return sum(repairs)
 
+    @property
+    def reconciled_all(self) -> bool:
+        """As the base says."""
+        return self._cursor == b"0"
+
 
 def _pairs(flat: list[bytes]) -> Iterable[tuple[str, int]]:
     """Members and scores of a sorted set."""
