@@ -23,6 +23,8 @@ from tidegate import Client
 _A_ROUND = 25
 _KEPT = window(600)
 """Nothing is delivered before the cuts are over, so what is lost is lost messages."""
+_A_FEW_BYTES = 8_192
+"""More than what is under way at a time."""
 
 
 async def _cut_at_fsync(dose: Dose) -> Score:
@@ -72,10 +74,11 @@ async def _cut_at_everysec(dose: Dose) -> Score:
         Server(dose.directory, store_url=store.url, durability="everysec") as server,
     ):
 
-        async def cut() -> None:
+        async def cut() -> int:
             await store.kill()
-            disk.cut(store.dir)
+            gone = disk.cut(store.dir)
             await store.start()
+            return gone
 
         return await _losses(dose, server, cut)
 
@@ -87,18 +90,18 @@ async def _cut_embedded(dose: Dose) -> Score:
     server.environ = disk.environ
     async with server:
 
-        async def cut() -> None:
+        async def cut() -> int:
             server.pause()  # or it would start the store again
             os.kill(server.store_pid(), signal.SIGKILL)
             await server.kill()
-            await eventually(lambda: not server.processes())
-            disk.cut(server.dir / "data")
+            gone = disk.cut(server.dir / "data")
             await server.start()
+            return gone
 
         return await _losses(dose, server, cut)
 
 
-async def _losses(dose: Dose, server: Server, cut: Callable[[], Awaitable[None]]) -> Score:
+async def _losses(dose: Dose, server: Server, cut: Callable[[], Awaitable[int]]) -> Score:
     """Add, cut, add, cut; then see what comes out."""
     chance, history = random.Random(dose.seed), History()
     cuts_s: list[float] = []
@@ -107,9 +110,11 @@ async def _losses(dose: Dose, server: Server, cut: Callable[[], Awaitable[None]]
         async with Load([gate], history, "bot", producers=2, policy=_KEPT) as load:
             for _ in range(dose.faults):
                 await load.more(dose.between)
-                await asyncio.sleep(chance.uniform(1, 2))  # anywhere between two syncs
-                cuts_s.append(time.monotonic())
-                await cut()
+                gone = 0
+                while gone < _A_FEW_BYTES:  # else it came just after a sync, and shows nothing
+                    await asyncio.sleep(chance.uniform(1, 2))  # anywhere between two syncs
+                    cuts_s.append(time.monotonic())
+                    gone = await cut()
                 dose.tell(len(cuts_s), load.sent)
         await stack.enter_async_context(Reader(gate, history, "bot"))
         await eventually(lambda: _let_go(gate, history), within_s=30)
