@@ -10,7 +10,7 @@ from tests.end_to_end.traffic import Load, Reader, send, settle, window
 from tests.support.history import History
 from tests.support.servers import Server
 from tests.support.stores import StoreProcess, eventually
-from tests.torture.forks import ForkedServer, nursery
+from tests.torture.forks import ForkedServer
 from tests.torture.score import Dose, Line, Score, add_up, in_rounds
 from tidegate import Batch, Client
 
@@ -23,21 +23,20 @@ _HELD = 20
 async def _kill_in_turn(dose: Dose) -> Score:
     """Two servers on one store; either is killed, and starts again beside the traffic."""
     chance = random.Random(dose.seed)
-    with nursery(dose.directory / "nursery") as home:
-        async with StoreProcess() as store, AsyncExitStack() as stack:
-            servers = [
-                await stack.enter_async_context(
-                    ForkedServer(home, dose.directory / name, store_url=store.url)
-                )
-                for name in "ab"
-            ]
+    async with StoreProcess() as store, AsyncExitStack() as stack:
+        servers = [
+            await stack.enter_async_context(
+                ForkedServer(dose.directory / name, store_url=store.url)
+            )
+            for name in "ab"
+        ]
 
-            async def a_round(history: History, instance: str, faults: int) -> None:
-                await _killed_under_load(
-                    chance, servers, history, instance, faults=faults, between=dose.between
-                )
+        async def a_round(history: History, instance: str, faults: int) -> None:
+            await _killed_under_load(
+                chance, servers, history, instance, faults=faults, between=dose.between
+            )
 
-            tallies = await in_rounds(dose, _A_ROUND, a_round)
+        tallies = await in_rounds(dose, _A_ROUND, a_round)
     return add_up(tallies, faults=dose.faults)
 
 
@@ -72,18 +71,17 @@ async def _killed_under_load(
 async def _come_again(dose: Dose) -> Score:
     """A server dies with leased batches; the other one has them again when the leases are over."""
     late_s: list[float] = []
-    with nursery(dose.directory / "nursery") as home:
-        async with (
-            StoreProcess() as store,
-            ForkedServer(home, dose.directory / "a", store_url=store.url) as victim,
-            ForkedServer(home, dose.directory / "b", store_url=store.url) as witness,
-        ):
+    async with (
+        StoreProcess() as store,
+        ForkedServer(dose.directory / "a", store_url=store.url) as victim,
+        ForkedServer(dose.directory / "b", store_url=store.url) as witness,
+    ):
 
-            async def a_round(history: History, instance: str, _: int) -> None:
-                late_s.append(await _held_and_orphaned(victim, witness, history, instance))
-                await victim.start()
+        async def a_round(history: History, instance: str, _: int) -> None:
+            late_s.append(await _held_and_orphaned(victim, witness, history, instance))
+            await victim.start()
 
-            tallies = await in_rounds(dose, 1, a_round)
+        tallies = await in_rounds(dose, 1, a_round)
     note = f"a leased batch came again at most {max(late_s):.2f} s after its lease had run out"
     return add_up(tallies, faults=dose.faults, note=note)
 

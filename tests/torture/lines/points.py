@@ -14,7 +14,7 @@ from tests.support.audit import contradictions
 from tests.support.history import Add, Delivery, History, Phase, Tally, tally
 from tests.support.servers import Server
 from tests.support.stores import StoreProcess, eventually
-from tests.torture.forks import ForkedServer, Nursery, nursery
+from tests.torture.forks import ForkedServer
 from tests.torture.proxy import Proxy, Way
 from tests.torture.score import Dose, Line, Score, add_up
 from tidegate import AlreadySealed, Batch, Client, DeadlineExceeded, NackAction, Unavailable
@@ -56,12 +56,12 @@ class Points:
 class Stage:
     """A store, a server, and proxies before both. Used again and again, each time emptied."""
 
-    def __init__(self, home: Nursery, directory: Path, store: StoreProcess):
+    def __init__(self, directory: Path, store: StoreProcess):
         directory.mkdir()
         self._store = store
         self._to_store = Proxy(directory / "s.sock", store.dir / "store.sock")
         self.server = ForkedServer(
-            home, directory / "server", store_url=self._to_store.url, retry_base="20ms"
+            directory / "server", store_url=self._to_store.url, retry_base="20ms"
         )
         self._to_server = Proxy(directory / "c.sock", directory / "server" / "gate.sock")
         self.proxies = [self._to_store, self._to_server]
@@ -156,16 +156,15 @@ async def _dead_letters(gate: Client) -> int:
 
 @asynccontextmanager
 async def _stages(dose: Dose, number: int) -> AsyncGenerator[list[Stage]]:
-    with nursery(dose.directory / "nursery") as home:
-        async with AsyncExitStack() as stack:
-            stages: list[Stage] = []
-            for n in range(number):
-                store = await stack.enter_async_context(StoreProcess())
-                stage = Stage(home, dose.directory / f"stage{n}", store)
-                for proxy in stage.proxies:
-                    await stack.enter_async_context(proxy)
-                stages.append(stage)
-            yield stages
+    async with AsyncExitStack() as stack:
+        stages: list[Stage] = []
+        for n in range(number):
+            store = await stack.enter_async_context(StoreProcess())
+            stage = Stage(dose.directory / f"stage{n}", store)
+            for proxy in stage.proxies:
+                await stack.enter_async_context(proxy)
+            stages.append(stage)
+        yield stages
 
 
 async def _each_point(dose: Dose) -> Score:
