@@ -15,6 +15,7 @@ _MODULES = (
     "tests.torture.lines.disk_full",
     "tests.torture.lines.memory_full",
     "tests.torture.lines.clock_jumps",
+    "tests.torture.lines.versions",
 )
 """A line each. Every module has a tuple LINES."""
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tests.end_to_end.traffic import Reader
 from tests.support.history import History
-from tests.support.servers import Server
 from tests.support.stores import StoreProcess, alive, eventually
+from tests.torture.forks import ForkedServer
 from tests.torture.lines.kills import LEASE
 from tests.torture.patience import PatientLoad, settle_in_time
 from tests.torture.score import Dose, Line, Score, add_up, in_rounds
@@ -63,14 +63,14 @@ async def _at_everysec(dose: Dose) -> Score:
     with _SmallDisk(dose.directory / "disk").mounted() as disk:
         async with (
             StoreProcess(appendonly="yes", appendfsync="everysec", dir=str(disk.dir)) as store,
-            Server(dose.directory, store_url=store.url) as server,
+            ForkedServer(dose.directory, store_url=store.url) as server,
         ):
             return await _fill_and_empty(dose, server, disk)
 
 
 async def _embedded(dose: Dose) -> Score:
     with _SmallDisk(dose.directory / "data").mounted() as disk:
-        async with Server(dose.directory) as server:
+        async with ForkedServer(dose.directory) as server:
             return await _fill_and_empty(dose, server, disk)
 
 
@@ -79,7 +79,7 @@ async def _at_fsync(dose: Dose) -> Score:
     with _SmallDisk(dose.directory / "disk").mounted() as disk:
         async with (
             StoreProcess(appendonly="yes", appendfsync="always", dir=str(disk.dir)) as store,
-            Server(dose.directory, store_url=store.url, durability="fsync") as server,
+            ForkedServer(dose.directory, store_url=store.url, durability="fsync") as server,
         ):
 
             async def ended(load: PatientLoad) -> None:
@@ -100,7 +100,7 @@ async def _nothing() -> None:
 
 async def _fill_and_empty(
     dose: Dose,
-    server: Server,
+    server: ForkedServer,
     disk: _SmallDisk,
     *,
     shows: Callable[[PatientLoad], Awaitable[None]] = _refused,

@@ -5,8 +5,8 @@ import random
 
 from tests.end_to_end.traffic import Reader
 from tests.support.history import History
-from tests.support.servers import Server
 from tests.support.stores import StoreProcess, binaries, eventually
+from tests.torture.forks import ForkedServer
 from tests.torture.patience import PatientLoad
 from tests.torture.score import Dose, Line, Score, add_up, in_rounds
 from tidegate import Client
@@ -26,7 +26,7 @@ async def _memory_full(dose: Dose) -> Score:
         async with (
             StoreProcess(binary) as store,
             store.client() as client,
-            Server(dose.directory / f"{instance}-{name}", store_url=store.url) as server,
+            ForkedServer(dose.directory / f"{instance}-{name}", store_url=store.url) as server,
             Client(server.target) as gate,
             Reader(gate, history, instance),
         ):
