@@ -19,9 +19,10 @@ from tidegate_server.errors import StoreUnavailable
 from tidegate_server.logs import get_logger
 from tidegate_server.metrics import Metrics
 from tidegate_server.store.base import StoreInfo
+from tidegate_server.store.check import Demand
 from tidegate_server.store.connect import Address, prepare
 from tidegate_server.store.embedded import EmbeddedStore
-from tidegate_server.store.redis import RedisStore, Rules
+from tidegate_server.store.redis import Connected, Rules, new_store
 
 _log = get_logger("tidegate")
 
@@ -33,8 +34,9 @@ class App:
         self._settings = settings
         self._metrics = Metrics()
         self._stopping = asyncio.Event()
-        self._store: RedisStore | None = None
+        self._store: Connected | None = None
         self._engine: Engine | None = None
+        self._demand = Demand(settings.durability, settings.store_replicas)
         self.addresses: list[str] = []
         self.http_port = 0
 
@@ -70,12 +72,12 @@ class App:
         info = await prepare(
             address,
             prefix=settings.store_prefix,
-            wanted=settings.durability,
+            demand=self._demand,
             wait=settings.store_wait.total_seconds(),
         )
         for warning in info.warnings:
             _log.warning(warning)
-        self._store = store = await stack.enter_async_context(self._running_store(address))
+        self._store = store = await stack.enter_async_context(self._running_store(address, info))
         self._engine = engine = Engine(
             store,
             metrics=self._metrics,
@@ -118,13 +120,15 @@ class App:
         )
 
     @asynccontextmanager
-    async def _running_store(self, address: Address) -> AsyncGenerator[RedisStore]:
+    async def _running_store(self, address: Address, info: StoreInfo) -> AsyncGenerator[Connected]:
         settings = self._settings
-        store = RedisStore(
-            address.connector(),
+        store = new_store(
+            address.dialer,
+            partitions=info.partitions,
             counters=self._metrics,
             prefix=settings.store_prefix,
             timeout=address.timeout,
+            replicas=self._demand.confirmations,
             rules=Rules(
                 retry=settings.retry_policy,
                 default_policy=settings.policy(""),

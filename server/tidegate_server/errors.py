@@ -15,6 +15,7 @@
     │   └── TooManySubscribers   TOO_MANY_SUBSCRIBERS
     ├── Unavailable              try again
     │   ├── StoreUnavailable     STORE_UNAVAILABLE: nothing is known to be stored
+    │   │   └── Unconfirmed      DURABILITY_UNCONFIRMED: stored, but in too few places
     │   └── Draining             DRAINING: the server is shutting down
     └── StartupError             the server cannot start; the text says what to do
 
@@ -124,6 +125,15 @@ class StoreUnavailable(Unavailable):
     def __init__(self, text: str, *, maybe_done: bool = False):
         super().__init__(text)
         self.maybe_done = maybe_done
+
+
+class Unconfirmed(StoreUnavailable):
+    """Done, but not confirmed by as many replicas as it takes; the repeat asks them again."""
+
+    reason = "DURABILITY_UNCONFIRMED"
+
+    def __init__(self, text: str):
+        super().__init__(text, maybe_done=True)
 
 
 class Draining(Unavailable):

@@ -4,7 +4,7 @@ from structlog.testing import capture_logs
 
 from tests.engine.support import WatchedStore
 from tests.support.stores import eventually
-from tidegate_server.engine.clock import StoreClock
+from tidegate_server.engine.clock import StoreClocks
 from tidegate_server.engine.outage import Outage
 from tidegate_server.engine.recoverer import Recoverer
 from tidegate_server.metrics import Metrics
@@ -28,14 +28,14 @@ class LongStore(WatchedStore):
         return 0
 
     @property
-    def reconciled_all(self) -> bool:
-        return self.looks % 3 == 0
+    def reconciled(self) -> int:
+        return self.looks // 3
 
 
 def recoverer_of(store: WatchedStore, metrics: Metrics) -> Recoverer:
     return Recoverer(
         store,
-        StoreClock(),
+        StoreClocks(store),
         outage=Outage(),
         metrics=metrics,
         recovered=lambda _: None,

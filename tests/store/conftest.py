@@ -11,21 +11,25 @@ from tests.support.stores import StoreProcess, binaries
 from tidegate_server.core.retry import RetryPolicy
 from tidegate_server.metrics import Metrics
 from tidegate_server.store.connect import Address
-from tidegate_server.store.redis import RedisStore, Rules
+from tidegate_server.store.redis import PartitionedStore, RedisStore, Rules, new_store
+
+AnyStore = RedisStore | PartitionedStore
 
 
 class Real:
     """A store process, a plain client of it, and as many servers' views of it as wanted."""
 
-    def __init__(self, process: StoreProcess):
+    def __init__(self, process: StoreProcess, partitions: int = 1):
         self.process = process
+        self.partitions = partitions
         self.client: Redis = process.client()
         self.metrics = Metrics()
-        self.stores: list[RedisStore] = []
+        self.stores: list[AnyStore] = []
 
-    def store(self, *, clock: Callable[[], int] | None = None, timeout: float = 5) -> RedisStore:
-        store = RedisStore(
-            Address(self.process.url, timeout=timeout).connector(),
+    def store(self, *, clock: Callable[[], int] | None = None, timeout: float = 5) -> AnyStore:
+        store = new_store(
+            Address(self.process.url, timeout=timeout).dialer,
+            partitions=self.partitions,
             counters=self.metrics,
             timeout=timeout,
             rules=Rules(retry=RetryPolicy(base_ms=10)),
@@ -36,11 +40,16 @@ class Real:
         return store
 
 
-@pytest_asyncio.fixture(params=binaries(), ids=lambda kind: kind[0])
+KINDS = [(name, path, 1) for name, path in binaries()]
+"""Also a store of many partitions, on the one that all tests prefer."""
+PARTITIONED = [(f"{name}-64", path, 64) for name, path in binaries()[:1]]
+
+
+@pytest_asyncio.fixture(params=[*KINDS, *PARTITIONED], ids=lambda kind: kind[0])
 async def real(request: pytest.FixtureRequest) -> AsyncIterator[Real]:
-    kind: tuple[str, Path] = request.param
+    kind: tuple[str, Path, int] = request.param
     async with StoreProcess(kind[1]) as process:
-        world = Real(process)
+        world = Real(process, kind[2])
         yield world
         for store in world.stores:
             await store.stop()

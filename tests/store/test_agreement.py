@@ -90,7 +90,7 @@ class Agreement(RuleBasedStateMachine):
         )
         self.stores = [
             RedisStore(
-                Address(server.url, timeout=30).connector(),
+                Address(server.url, timeout=30).dialer(),
                 counters=Metrics(),
                 prefix=prefix,
                 rules=Rules(retry=RETRY, deduplication_ms=5_000),

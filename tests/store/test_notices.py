@@ -55,7 +55,7 @@ def test_a_mark_gives_no_token_away():
 
 async def test_events_reach_the_servers_that_watch_and_only_while_they_do(real: Real):
     one, other = real.store(), real.store()
-    channel, seen = one.runner.keys.events, list[LiveEvent]()
+    channel, seen = one.runners[0].keys.events, list[LiveEvent]()
 
     async def listeners() -> int:
         found = await real.client.pubsub_numsub(channel)  # pyright: ignore[reportGeneralTypeIssues]

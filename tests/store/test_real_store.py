@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.store.conftest import Real
+from tests.store.conftest import AnyStore, Real
 from tests.support.stores import eventually
 from tidegate_server.core.model import (
     AddOutcome,
@@ -18,7 +18,6 @@ from tidegate_server.core.model import (
 from tidegate_server.errors import StartupError, StoreUnavailable
 from tidegate_server.store.base import Claimed
 from tidegate_server.store.connect import Address, prepare
-from tidegate_server.store.redis import RedisStore
 from tidegate_server.store.signals import Notice, NoticeKind
 
 ANN = Conversation("bot", "ann")
@@ -33,7 +32,7 @@ def message(
     return NewMessage(chat, name, b"x" * size, size, policy)
 
 
-async def claim(store: RedisStore, chat: Conversation = ANN, token: str = "token") -> Claimed:
+async def claim(store: AnyStore, chat: Conversation = ANN, token: str = "token") -> Claimed:
     return await store.claim(
         chat, token=token, lease_ms=60_000, subscriber_id="sub", channel=DeliveryChannel.PULL
     )
@@ -112,7 +111,7 @@ async def test_a_store_that_hangs_is_reported_in_time_and_comes_back(real: Real)
 async def test_a_damaged_message_makes_its_batch_a_dead_letter_and_the_chat_goes_on(real: Real):
     store = real.store()
     await store.add([message("good"), message("bad")])
-    row = store.runner.keys.of("m", "bot/ann")
+    row = store.runners[store.partition_of(ANN)].keys.of("m", "bot/ann")
     await real.client.lset(row, 1, "no message at all")  # pyright: ignore[reportGeneralTypeIssues]
     assert (await claim(store)).batch is None
     (letter,) = await store.dead_letters(None, limit=5)
@@ -130,7 +129,7 @@ async def test_servers_hear_each_other_and_not_themselves(real: Real):
     heard: list[tuple[str, Notice]] = []
     one.listen(lambda notice: heard.append(("one", notice)))
     other.listen(lambda notice: heard.append(("other", notice)))
-    channel = one.runner.keys.notices
+    channel = one.runners[0].keys.notices
 
     async def both_listen() -> bool:
         found = await real.client.pubsub_numsub(channel)  # pyright: ignore[reportGeneralTypeIssues]
@@ -150,7 +149,7 @@ async def test_servers_hear_each_other_and_not_themselves(real: Real):
 )
 async def test_planted_damage_is_repaired_and_the_messages_come(real: Real, damage: str):
     store, first = real.store(), None
-    keys = store.runner.keys
+    keys = store.runners[store.partition_of(ANN)].keys
     await store.add([message("m", policy=NOW)])
     due, lease, cid = keys.instance("due", "bot"), keys.shared("lease"), "bot/ann"
     client = real.client
@@ -216,7 +215,7 @@ async def test_another_layout_is_refused_with_a_sentence(real: Real):
     address = Address(real.process.url)
     await prepare(address, prefix="tg", wait=1)
     await prepare(address, prefix="tg", wait=1)
-    await real.client.hset("tg:layout", "partitions", "64")  # pyright: ignore[reportGeneralTypeIssues]
+    await real.client.hset("tg:layout", "version", "2")  # pyright: ignore[reportGeneralTypeIssues]
     with pytest.raises(StartupError, match="another TIDEGATE_STORE_PREFIX"):
         await prepare(address, prefix="tg", wait=1)
 

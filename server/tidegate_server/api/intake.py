@@ -1,7 +1,8 @@
 """How messages come in: checked one by one, put into the store in one step, answered in order."""
 
+import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -100,6 +101,29 @@ class Intake:
         )
 
     async def _put(self, messages: Sequence[NewMessage], call: Call) -> list[Answer]:
+        """Each one's answer. Messages of one partition are taken or refused together."""
+        parts = self._parts(messages)
+        if len(parts) == 1:
+            return await self._put_part(messages, call)
+        answers = await asyncio.gather(
+            *(self._put_part([messages[place] for place in part], call) for part in parts)
+        )
+        answered = dict[int, Answer]()
+        for part, mine in zip(parts, answers, strict=True):
+            answered.update(zip(part, mine, strict=True))
+        return [answered[place] for place in range(len(messages))]
+
+    def _parts(self, messages: Sequence[NewMessage]) -> Collection[Sequence[int]]:
+        """The places of the messages of each partition."""
+        store = self._engine.store
+        if store.partitions == 1:
+            return [range(len(messages))]
+        parts: dict[int, list[int]] = {}
+        for place, message in enumerate(messages):
+            parts.setdefault(store.partition_of(message.conversation), []).append(place)
+        return parts.values()
+
+    async def _put_part(self, messages: Sequence[NewMessage], call: Call) -> list[Answer]:
         try:
             if self._engine.draining:
                 raise Draining

@@ -29,6 +29,7 @@ COMMANDS = {
     "tail": ("tail", "What goes on"),
     "dead-letters": ("dead_letters", "Tidying up"),
     "erase": ("erase", "Tidying up"),
+    "store": ("store", "Tidying up"),
 }
 """Each command's module, which has a function of its name or a group called `app`, and its panel
 of the help."""

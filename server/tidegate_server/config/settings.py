@@ -89,10 +89,12 @@ class Settings(BaseModel):
     """How long to wait for one answer of the store; best less than the deadline of those who add,
     who else cannot be told that a message is surely not stored."""
     durability: Annotated[
-        Literal["memory", "everysec", "fsync"] | None,
-        choice("memory", "everysec", "fsync", optional=True),
+        Literal["memory", "everysec", "fsync", "replicated"] | None,
+        choice("memory", "everysec", "fsync", "replicated", optional=True),
     ] = None
     """What an OK survives; a store that promises less is refused. Unset: what the store has."""
+    store_replicas: Annotated[int, number(1, 5)] = 1
+    """How many replicas must have what is acknowledged; for the durability replicated alone."""
     data_dir: Annotated[Path, PATH] = Path("/var/lib/tidegate")
     """Where the embedded store keeps its files."""
 
@@ -270,7 +272,7 @@ class Settings(BaseModel):
         for key in ("store_username", "store_password"):
             if self.store_url is None and getattr(self, key):
                 yield (key,), "unset while TIDEGATE_STORE_URL is, for the embedded store needs none"
-        if self.store_ca_file and not (self.store_url or "").startswith("rediss://"):
+        if self.store_ca_file and not (self.store_url or "").startswith("rediss"):
             yield ("store_ca_file",), "unset unless TIDEGATE_STORE_URL is a rediss:// URL"
 
     def _exposed(self) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -2,7 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+from tidegate_server.core.model import Conversation
+from tidegate_server.store.base import Horizon, Store
 
 _WINDOW_MS = 5_000
 _SET_BACK_MS = 1_000
@@ -57,3 +60,28 @@ class StoreClock:
         if self._newest is None:
             return (time.time() - self._monotonic()) * 1_000
         return max(self._newest, self._older)
+
+
+class StoreClocks:
+    """A clock for each partition of the store: they may be on nodes whose clocks differ."""
+
+    def __init__(self, store: Store):
+        self._partition_of = store.partition_of
+        self._clocks = [StoreClock() for _ in range(store.partitions)]
+
+    def __iter__(self) -> Iterator[StoreClock]:
+        return iter(self._clocks)
+
+    @property
+    def first(self) -> StoreClock:
+        """For what concerns no conversation."""
+        return self._clocks[0]
+
+    def of(self, conversation: Conversation) -> StoreClock:
+        """The clock that the times of the conversation are of."""
+        return self._clocks[self._partition_of(conversation)]
+
+    def saw(self, horizon: Horizon, sent_ms: float) -> None:
+        """Learn from a look at all partitions that began at `sent_ms`."""
+        for number, at_ms in horizon.clocks or ((0, horizon.at_ms),):
+            self._clocks[number].observe(at_ms, sent_ms)

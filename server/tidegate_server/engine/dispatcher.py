@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tidegate_server.core.model import Batch, BatchInfo, Conversation
-from tidegate_server.engine.clock import StoreClock
+from tidegate_server.engine.clock import StoreClocks
 from tidegate_server.engine.lateness import Lateness
-from tidegate_server.engine.wakeup import Timers
+from tidegate_server.engine.wakeup import ClockedTimers
 from tidegate_server.metrics import Metrics
 from tidegate_server.sinks.stream import Subscriber, Subscribers
 from tidegate_server.store.signals import mark_of
@@ -33,7 +33,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        clock: StoreClock,
+        clocks: StoreClocks,
         subscribers: Subscribers,
         *,
         metrics: Metrics,
@@ -49,7 +49,7 @@ class Dispatcher:
         self._release = release
         self._over = over
         self._leases: dict[str, Lease] = {}
-        self._ends = Timers[str](clock, self._expire)
+        self._ends = ClockedTimers[str](clocks, self._expire)
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -58,7 +58,7 @@ class Dispatcher:
         """Give a batch to the subscriber it was claimed for, else to another one, else back."""
         info, length_ms, until_ms = batch.info, subscriber.lease_ms, batch.lease_expires_at_ms
         self._leases[info.batch_id] = Lease(info, batch.token, length_ms, until_ms)
-        self._ends.set(info.batch_id, until_ms + _MARGIN_MS)
+        self._ends.of(info.conversation).set(info.batch_id, until_ms + _MARGIN_MS)
         if not self._hand(batch, subscriber):
             self._release([batch])
             return
@@ -93,7 +93,7 @@ class Dispatcher:
         """The batch needs no lease any more, whoever took it. None: it was not leased here."""
         lease = self._leases.pop(batch_id, None)
         if lease:
-            self._ends.discard(batch_id)
+            self._ends.of(lease.info.conversation).discard(batch_id)
             self._subscribers.settled(batch_id)
         return lease
 
@@ -103,7 +103,7 @@ class Dispatcher:
         if lease is None:
             return False
         lease.until_ms = until_ms
-        self._ends.set(batch_id, until_ms + _MARGIN_MS)
+        self._ends.of(lease.info.conversation).set(batch_id, until_ms + _MARGIN_MS)
         return True
 
     def stop(self) -> None:

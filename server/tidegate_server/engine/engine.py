@@ -13,7 +13,7 @@ from tidegate_server.core.model import (
     NackAction,
     NewMessage,
 )
-from tidegate_server.engine.clock import StoreClock
+from tidegate_server.engine.clock import StoreClocks
 from tidegate_server.engine.dispatcher import Dispatcher
 from tidegate_server.engine.events import Events
 from tidegate_server.engine.lateness import Lateness
@@ -71,14 +71,15 @@ class Engine:
         events: bool = True,
     ):
         self.store = store
-        self.clock = StoreClock()
+        self.clocks = StoreClocks(store)
+        self.clock = self.clocks.first
         self.subscribers = Subscribers(limit=max_subscribers)
         self.drain_begun = asyncio.Event()
         self.on_store: Callable[[bool], None] = lambda _: None
         self._metrics = metrics
         self._lease_ms = lease_ms
         self._tasks = Tasks()
-        self._outage = Outage()
+        self._outage = Outage(in_parts=store.partitions > 1)
         self._events = Events(store, tasks=self._tasks, enabled=events)
         self._supersession = Supersession(
             store,
@@ -88,7 +89,7 @@ class Engine:
             metrics=metrics,
         )
         self._dispatcher = Dispatcher(
-            self.clock,
+            self.clocks,
             self.subscribers,
             metrics=metrics,
             lateness=Lateness(metrics, late_after_ms=late_after_ms),
@@ -98,7 +99,7 @@ class Engine:
         )
         self._scheduler = Scheduler(
             store,
-            self.clock,
+            self.clocks,
             subscribers=self.subscribers,
             tasks=self._tasks,
             outage=self._outage,
@@ -106,7 +107,7 @@ class Engine:
         )
         self._recoverer = Recoverer(
             store,
-            self.clock,
+            self.clocks,
             outage=self._outage,
             metrics=metrics,
             recovered=self._recovered,
@@ -114,7 +115,8 @@ class Engine:
             busy=lambda: bool(self.subscribers or len(self._dispatcher)),
             sweep_ms=sweep_ms,
         )
-        self.clock.on_set_back = self._recoverer.set_back
+        for clock in self.clocks:
+            clock.on_set_back = self._recoverer.set_back
         self.subscribers.on_room = self._scheduler.wake
         self._outage.on_change = self._store_changed
 
@@ -161,7 +163,7 @@ class Engine:
         sent_ms = self.clock.local_ms()
         answers = await self.store.add(messages)
         if answers:
-            self.clock.observe(answers[-1].at_ms, sent_ms)
+            self.clocks.of(messages[-1].conversation).observe(answers[-1].at_ms, sent_ms)
         for message, added in zip(messages, answers, strict=True):
             self._due(message.conversation, added.due_ms)
         self._supersession.added(messages, answers)

@@ -16,10 +16,12 @@ log = get_logger("tidegate.engine")
 class Outage:
     """One view of the store for the whole engine: while it is away, one part tries and all wait.
 
-    `on_change` is called when the store goes away and when it is back.
+    `on_change` is called when the store goes away and when it is back. A store `in_parts` is away
+    when nothing of it answers: a call that failed may have failed with its part.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_parts: bool = False) -> None:
+        self._in_parts = in_parts
         self.on_change: Callable[[], None] = lambda: None
         self._here = asyncio.Event()
         self._here.set()
@@ -31,9 +33,9 @@ class Outage:
         """Whether the newest word is that the store does not answer."""
         return not self._here.is_set()
 
-    def lost(self, error: StoreUnavailable) -> None:
-        """A call failed."""
-        if self.away:
+    def lost(self, error: StoreUnavailable, *, all_of_it: bool = False) -> None:
+        """A call failed, or one to `all_of_it`."""
+        if self.away or (self._in_parts and not all_of_it):
             return
         if time.monotonic() - self._changed_at > _CALM_S:
             self._tries = 0

@@ -174,4 +174,6 @@ class Pusher:
             log.error("a batch cannot be read and becomes a dead letter", **facts)
 
     def _left_s(self, batch: Batch) -> float:
-        return (batch.lease_expires_at_ms - self._engine.clock.now_ms()) / 1_000
+        return (
+            batch.lease_expires_at_ms - self._engine.clocks.of(batch.info.conversation).now_ms()
+        ) / 1_000

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from tidegate_server.core.model import BatchState, Conversation
-from tidegate_server.engine.clock import StoreClock
+from tidegate_server.engine.clock import StoreClocks
 from tidegate_server.engine.outage import Outage
 from tidegate_server.errors import StoreUnavailable
 from tidegate_server.logs import get_logger
@@ -19,6 +19,7 @@ from tidegate_server.store.base import Horizon, Settled, Store
 _LIMIT = 256
 _IDLE_FACTOR = 5
 _RECONCILE_S = 30.0
+_HURRIED_S = 0.02
 _RECONCILED = 200
 
 log = get_logger("tidegate.engine")
@@ -34,7 +35,7 @@ class Recoverer:
     def __init__(
         self,
         store: Store,
-        clock: StoreClock,
+        clocks: StoreClocks,
         *,
         outage: Outage,
         metrics: Metrics,
@@ -44,7 +45,7 @@ class Recoverer:
         sweep_ms: int,
     ):
         self._store = store
-        self._clock = clock
+        self._clocks = clocks
         self._outage = outage
         self._metrics = metrics
         self._recovered = recovered
@@ -67,7 +68,7 @@ class Recoverer:
             try:
                 await self.sweep()
             except StoreUnavailable as error:
-                self._outage.lost(error)
+                self._outage.lost(error, all_of_it=True)
             if not self._outage.away:
                 await self._rest()
 
@@ -83,7 +84,8 @@ class Recoverer:
 
     def set_back(self) -> None:
         """The store's clock was set back: have all times in the store follow, and soon."""
-        log.warning("the store's clock was set back, what it holds is moved with it")
+        if not self._hurry.is_set():
+            log.warning("the store's clock was set back, what it holds is moved with it")
         self._hurry.set()
 
     async def sweep(self) -> None:
@@ -92,9 +94,9 @@ class Recoverer:
         Raises:
             StoreUnavailable: They could not be read.
         """
-        sent_ms = self._clock.local_ms()
+        sent_ms = self._clocks.first.local_ms()
         horizon = await self._store.horizon(limit=_LIMIT)
-        self._clock.observe(horizon.at_ms, sent_ms)
+        self._clocks.saw(horizon, sent_ms)
         self._outage.back()
         self._survey(horizon)
         await self.recover(horizon.expired)
@@ -119,11 +121,11 @@ class Recoverer:
     async def _reconcile_all(self) -> None:
         """Walk to the end of the keys, and once through all of them."""
         self._hurry.clear()
+        goal = self._store.reconciled + 2
         try:
-            for _ in range(2):
+            while self._store.reconciled < goal:
                 await self.reconcile()
-                while not self._store.reconciled_all:
-                    await self.reconcile()
+                await asyncio.sleep(_HURRIED_S)
         except StoreUnavailable:
             self._hurry.set()
             raise

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable
 
 from tidegate_server.core.model import Batch, Conversation
 from tidegate_server.engine.backlog import Backlog
-from tidegate_server.engine.clock import StoreClock
+from tidegate_server.engine.clock import StoreClocks
 from tidegate_server.engine.outage import Outage
 from tidegate_server.engine.tasks import Tasks
-from tidegate_server.engine.wakeup import Timers
+from tidegate_server.engine.wakeup import ClockedTimers
 from tidegate_server.errors import StoreUnavailable
 from tidegate_server.logs import get_logger
 from tidegate_server.sinks.stream import Subscriber, Subscribers
-from tidegate_server.store.base import Claimed, Horizon, Store
+from tidegate_server.store.base import Claimed, Due, Horizon, Store
 from tidegate_server.store.signals import Notice, NoticeKind
 
 _CLAIMS_AT_ONCE = 512
@@ -37,7 +37,7 @@ class Scheduler:
     def __init__(
         self,
         store: Store,
-        clock: StoreClock,
+        clocks: StoreClocks,
         *,
         subscribers: Subscribers,
         tasks: Tasks,
@@ -45,12 +45,12 @@ class Scheduler:
         deliver: Callable[[Batch, Subscriber], None],
     ):
         self._store = store
-        self._clock = clock
+        self._clocks = clocks
         self._subscribers = subscribers
         self._tasks = tasks
         self._outage = outage
         self._deliver = deliver
-        self._timers = Timers[Conversation](clock, self._due)
+        self._timers = ClockedTimers[Conversation](clocks, self._due)
         self._backlog = Backlog(limit=_LINE)
         self._turns: OrderedDict[str | Subscriber, None] = OrderedDict()
         self._claiming: set[Conversation] = set()
@@ -61,7 +61,7 @@ class Scheduler:
 
     def schedule(self, conversation: Conversation, due_ms: int) -> None:
         """Claim the conversation at `due_ms`; the newest word counts."""
-        self._timers.set(conversation, due_ms)
+        self._timers.of(conversation).set(conversation, due_ms)
 
     def heard(self, notice: Notice) -> None:
         """Another server has nobody for a conversation that is due."""
@@ -97,7 +97,7 @@ class Scheduler:
         """Claim no more, and let other servers have what waits here."""
         waiting = [c for instance in list(self._backlog) for c in self._backlog.drop(instance)]
         self._turns.clear()
-        self._due([(self._clock.now_ms(), conversation) for conversation in waiting])
+        self._due([(self._clocks.of(chat).now_ms(), chat) for chat in waiting])
 
     def stop(self) -> None:
         """Let no timer go off any more."""
@@ -157,19 +157,22 @@ class Scheduler:
         finally:
             self._claiming.discard(conversation)
             self.resume()
-        if claimed.batch:
+        if claimed and claimed.batch:
             self._deliver(claimed.batch, subscriber)
             return
         self._subscribers.free(subscriber)
-        if claimed.due_ms is not None:
+        if claimed and claimed.due_ms is not None:
             self.schedule(conversation, claimed.due_ms)
 
-    async def _ask(self, conversation: Conversation, subscriber: Subscriber) -> Claimed:
-        """Claim until there is an answer: always with one token, since it may have been lost."""
-        token = secrets.token_hex(16)
-        pause_s = 0.0
+    async def _ask(self, conversation: Conversation, subscriber: Subscriber) -> Claimed | None:
+        """Claim until there is an answer: always with one token, since it may have been lost.
+
+        None: its part of the store is away. When that is back, the sweep finds the conversation.
+        """
+        token, clock = secrets.token_hex(16), self._clocks.of(conversation)
+        pause_s, sent = 0.0, False
         while True:
-            sent_ms = self._clock.local_ms()
+            sent_ms = clock.local_ms()
             try:
                 claimed = await self._store.claim(
                     conversation,
@@ -180,11 +183,14 @@ class Scheduler:
                 )
             except StoreUnavailable as error:
                 self._outage.lost(error)
+                sent = sent or error.maybe_done
+                if not sent and not self._outage.away:
+                    return None
                 await asyncio.sleep(pause_s)
                 await self._outage.over()
                 pause_s = min(1.0, 2 * pause_s + 0.1)
             else:
-                self._clock.observe(claimed.at_ms, sent_ms)
+                clock.observe(claimed.at_ms, sent_ms)
                 return claimed
 
     def _list(self, instances: Iterable[str]) -> None:
@@ -205,12 +211,14 @@ class Scheduler:
             return
         finally:
             self._listing.discard(instance)
-        soon_ms = self._clock.now_ms() + _SOON_MS
         for due in found:
-            if due.due_ms <= soon_ms and due.conversation not in self._claiming:
+            if self._soon(due) and due.conversation not in self._claiming:
                 self.schedule(due.conversation, due.due_ms)
-        if len(found) >= _LISTED and found[-1].due_ms <= soon_ms:
+        if len(found) >= _LISTED and self._soon(found[-1]):
             self._partial.add(instance)
+
+    def _soon(self, due: Due) -> bool:
+        return due.due_ms <= self._clocks.of(due.conversation).now_ms() + _SOON_MS
 
     def _forget(self) -> None:
         """Nobody listens any more: the store keeps it, and whoever comes will look."""

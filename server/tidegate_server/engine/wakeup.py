@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from tidegate_server.engine.clock import StoreClock
+from tidegate_server.core.model import Conversation
+from tidegate_server.engine.clock import StoreClock, StoreClocks
 from tidegate_server.logs import get_logger
 
 K = TypeVar("K", bound=Hashable)
@@ -106,3 +107,20 @@ class Timers(Generic[K]):
         if len(self._heap) > 2 * len(self._times) + _SPARE:
             self._heap = [(at_ms, next(self._order), key) for key, at_ms in self._times.items()]
             heapq.heapify(self._heap)
+
+
+class ClockedTimers(Generic[K]):
+    """Timers of things that belong to conversations, each on its conversation's clock."""
+
+    def __init__(self, clocks: StoreClocks, fire: Callable[[list[tuple[int, K]]], None]):
+        self._clocks = clocks
+        self._timers = {clock: Timers[K](clock, fire) for clock in clocks}
+
+    def of(self, conversation: Conversation) -> Timers[K]:
+        """The timers on the conversation's clock."""
+        return self._timers[self._clocks.of(conversation)]
+
+    def stop(self) -> None:
+        """Let none go off any more."""
+        for timers in self._timers.values():
+            timers.stop()

@@ -165,13 +165,15 @@ class Horizon:
     """What a look at the indexes found: hints, true at `at_ms`.
 
     `instances` are those with something due, `expired` the conversations whose lease is over,
-    `next_ms` the earliest time at which there will be something new.
+    `next_ms` the earliest time at which there will be something new. `clocks` has the time of each
+    partition that answered, if there are several.
     """
 
     at_ms: int
     instances: tuple[str, ...]
     expired: tuple[Conversation, ...]
     next_ms: int | None
+    clocks: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +206,11 @@ class StoreInfo:
     durability: str
     embedded: bool = False
     warnings: tuple[str, ...] = field(default=())
+    partitions: int = 1
 
 
-class Store(ABC):
-    """The store of buffers, batches and dead letters."""
+class Signals(ABC):
+    """What servers that share a store tell each other."""
 
     @abstractmethod
     async def tell(self, notices: Sequence[Notice]) -> None:
@@ -224,6 +227,10 @@ class Store(ABC):
     @abstractmethod
     def watch(self, handler: Callable[[LiveEvent], None] | None) -> None:
         """Have `handler` called for each event that another server publishes; None: no more."""
+
+
+class Partition(ABC):
+    """Buffers, batches and dead letters of some conversations, which share one clock."""
 
     @abstractmethod
     async def add(self, messages: Sequence[NewMessage]) -> list[Added]:
@@ -400,5 +407,19 @@ class Store(ABC):
 
     @property
     @abstractmethod
-    def reconciled_all(self) -> bool:
-        """Whether the last `reconcile` came to the end, so that the next one begins anew."""
+    def reconciled(self) -> int:
+        """How often `reconcile` has come through all keys."""
+
+
+class Store(Partition, Signals):
+    """The store of all buffers, batches and dead letters.
+
+    One of several partitions has a clock for each, and takes messages as a whole only where they
+    are of one partition: of others it may have taken some when it raises, and the error says so.
+    """
+
+    partitions: int = 1
+
+    def partition_of(self, conversation: Conversation) -> int:
+        """The number of the partition that has the conversation, below `partitions`."""
+        return 0

@@ -1,7 +1,8 @@
 """Every key of the store, with its type and life time.
 
     key                  type    expires          holds
-    tg:layout            hash    never            version and partitions of this layout
+    tg:layout            hash    never            version and partitions of this layout; what of
+                                                  it has moved, or is about to (see `layout`)
     tg:{pN}:ctr          hash    never            seq, fence (both never reused); gauges of all
     tg:{pN}:n:<inst>     hash    never            the same gauges of one instance
     tg:{pN}:inst         zset    never            instance -> earliest due time of its conversations
@@ -21,6 +22,7 @@
     tg:{pN}:t:<bid>      list    status *         its attempts
     tg:{pN}:dead         zset    never            dead letters: batch id -> when
     tg:{pN}:dead:<inst>  zset    never            the same of one instance
+    tg:{pN}:beat         string  a day    nothing; written so that replicas can be asked for it
     tg:notices           channel                  what servers tell each other
     tg:events            channel                  what happens, while somebody watches
 
@@ -32,6 +34,7 @@ braces of a conversation cannot reach the hash tag, which is the first pair in t
 
 from dataclasses import dataclass
 from functools import cached_property
+from zlib import crc32
 
 from tidegate_server.core.model import Conversation
 
@@ -56,6 +59,11 @@ def partition_of(batch_id: str) -> int | None:
     if len(parts) == 3 and all(part.isascii() and part.isdigit() for part in parts):
         return int(parts[0])
     return None
+
+
+def home_of(conversation: Conversation, partitions: int) -> int:
+    """The partition that a conversation has among so many."""
+    return crc32(cid_of(conversation).encode()) % partitions
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class Keys:
         return f"{self.prefix}:events"
 
     def shared(self, name: str) -> str:
-        """A key of the partition: ctr, inst, lease, idx or dead."""
+        """A key of the partition: ctr, inst, lease, idx, dead or beat."""
         return self.base + name
 
     def instance(self, kind: str, instance: str) -> str:

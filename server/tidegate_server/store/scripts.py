@@ -38,9 +38,10 @@ REQUEUE = _load("requeue", "_window", "_settle")
 DELETE = _load("delete", "_window", "_settle")
 ERASE = _load("erase")
 RECONCILE = _load("reconcile", "_window")
+ADOPT = _load("adopt")
 
 ALL = (
     *(ADD, CLAIM, ACK, NACK, EXTEND, EXPIRE),
     *(FLUSH, HOLD, AMEND, REMOVE, DISCARD),
-    *(STATUS, HORIZON, REQUEUE, DELETE, ERASE, RECONCILE),
+    *(STATUS, HORIZON, REQUEUE, DELETE, ERASE, RECONCILE, ADOPT),
 )

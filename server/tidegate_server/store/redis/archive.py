@@ -1,7 +1,7 @@
 """What an operator sees and does: status, listings, dead letters, erasure, repairs."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from heapq import merge
 from itertools import islice
 
@@ -14,10 +14,10 @@ from tidegate_server.store.base import (
     Erased,
     Horizon,
     Listed,
+    Partition,
     Requeued,
     Stats,
     Status,
-    Store,
     Tracked,
 )
 from tidegate_server.store.keys import cid_of, conversation_of
@@ -29,11 +29,12 @@ _GAUGES = ("open", "messages", "leased", "retrying")
 Place = tuple[int, str]
 
 
-class Archive(Store):
+class Archive(Partition):
     """Status, track, listings, batches, dead letters, erase, stats, reconcile."""
 
     runner: Runner
     _cursor: bytes = b"0"
+    _reconciled = 0
 
     async def status(self, conversation: Conversation) -> Status:
         """As the base says."""
@@ -68,7 +69,10 @@ class Archive(Store):
         self, instance: str | None, *, limit: int, after: Place | None = None
     ) -> list[Listed]:
         """As the base says."""
-        places = await self._places(instance, limit, after or (-1, ""))
+        return await self.listed(await self.places(instance, limit=limit, after=after))
+
+    async def listed(self, places: Sequence[Place]) -> list[Listed]:
+        """The conversations of these places, without those that have moved on since."""
         states = await asyncio.gather(
             *(self.runner.state(conversation_of(cid)) for _, cid in places)
         )
@@ -78,9 +82,11 @@ class Archive(Store):
             if state.buffer or state.current
         ]
 
-    async def _places(self, instance: str | None, limit: int, after: Place) -> list[Place]:
+    async def places(
+        self, instance: str | None, *, limit: int, after: Place | None = None
+    ) -> list[Place]:
         """The next places of all indexes. An instance is asked only while it can still matter."""
-        keys = self.runner.keys
+        keys, after = self.runner.keys, after or (-1, "")
         leases = await self._after(keys.shared("lease"), limit, after, instance)
         if instance is not None:
             dues = await self._after(keys.instance("due", instance), limit, after)
@@ -256,12 +262,13 @@ class Archive(Store):
                 for cid in {keys.cid_in(key) for key in found}
             )
         )
+        self._reconciled += self._cursor == b"0"
         return sum(repairs)
 
     @property
-    def reconciled_all(self) -> bool:
+    def reconciled(self) -> int:
         """As the base says."""
-        return self._cursor == b"0"
+        return self._reconciled
 
 
 def _pairs(flat: list[bytes]) -> Iterable[tuple[str, int]]:

@@ -5,12 +5,12 @@ from typing import Any
 from tidegate_server.core.model import BufferInfo, Conversation
 from tidegate_server.errors import AlreadySealed, NotFound
 from tidegate_server.store import answers, scripts
-from tidegate_server.store.base import Changed, Flushed, Held, Store
+from tidegate_server.store.base import Changed, Flushed, Held, Partition
 from tidegate_server.store.redis.runner import Runner
 from tidegate_server.store.scripts import Script
 
 
-class Buffers(Store):
+class Buffers(Partition):
     """Flush, hold, amend, remove, discard."""
 
     runner: Runner

@@ -7,7 +7,7 @@ from tidegate_server.core.retry import backoffs
 from tidegate_server.logs import get_logger
 from tidegate_server.store import answers, scripts
 from tidegate_server.store.adds import AddGroup
-from tidegate_server.store.base import Added, Claimed, Extended, Settled, Store
+from tidegate_server.store.base import Added, Claimed, Extended, Partition, Settled
 from tidegate_server.store.codec import Corrupt
 from tidegate_server.store.keys import cid_of
 from tidegate_server.store.redis.runner import Runner
@@ -15,7 +15,7 @@ from tidegate_server.store.redis.runner import Runner
 _log = get_logger("tidegate.store")
 
 
-class Deliveries(Store):
+class Deliveries(Partition):
     """Add, claim, ack, nack, extend, expire."""
 
     runner: Runner

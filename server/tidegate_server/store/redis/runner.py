@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
-
 from tidegate_server.core.model import BatchInfo, Conversation, WindowPolicy
 from tidegate_server.core.retry import RetryPolicy
 from tidegate_server.errors import LeaseLost, NotFound
 from tidegate_server.store import answers
+from tidegate_server.store.dial import Dialer
 from tidegate_server.store.keys import Keys, cid_of, conversation_of, partition_of
 from tidegate_server.store.pipeline import Argument, Counters, Pipeline
 from tidegate_server.store.scripts import STATUS, Script
@@ -34,17 +33,25 @@ class Runner:
 
     def __init__(
         self,
-        connect: Callable[[], AbstractConnection],
+        dialer: Dialer,
         *,
         counters: Counters,
         prefix: str = "tg",
+        partition: int = 0,
         timeout: float = 1.0,
+        replicas: int = 0,
         rules: Rules | None = None,
         clock: Callable[[], int] | None = None,
         jitter: Callable[[], float] = random.random,
     ):
-        self.keys = Keys(prefix)
-        self.pipeline = Pipeline(connect, timeout=timeout, counters=counters)
+        self.keys = Keys(prefix, partition)
+        self.pipeline = Pipeline(
+            dialer,
+            timeout=timeout,
+            counters=counters,
+            replicas=replicas,
+            beat=self.keys.shared("beat"),
+        )
         self.rules = rules or Rules()
         self.clock = clock
         self.jitter = jitter
@@ -105,19 +112,24 @@ class Runner:
     async def find(self, batch_id: str) -> Conversation:
         """The conversation of a batch: remembered from its claim here, or asked for.
 
+        The partition that the id names formed the batch, and need not be the one that has it: ids
+        stay what they are when a store moves.
+
         Raises:
             NotFound: No such batch, or forgotten.
         """
         known = self._conversations.get(batch_id)
         if known:
             return known
-        if partition_of(batch_id) != self.keys.partition:
+        if partition_of(batch_id) is None:
             raise NotFound("batch", batch_id)
         cid = await self.call("HGET", self.keys.shared("idx"), batch_id)
         cid = cid or await self.call("HGET", self.keys.of("s", batch_id), "cid")
         if not cid:
             raise NotFound("batch", batch_id)
-        return conversation_of(cid)
+        conversation = conversation_of(cid)
+        self.remember(batch_id, conversation)
+        return conversation
 
     def remember(self, batch_id: str, conversation: Conversation) -> None:
         """Know the newest batches' conversations, so that settling them takes one round trip."""
