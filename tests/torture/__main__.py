@@ -26,7 +26,7 @@ def main() -> None:
         dose = Dose(options.faults, options.messages, options.seed, options.apart)
         run_here(chosen[0], dose)
         return
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     if options.print:
         results, about = load(options.results), "as far as it was run"
     else:

@@ -11,6 +11,7 @@ _MODULES = (
     "tests.torture.lines.network",
     "tests.torture.lines.rolling",
     "tests.torture.lines.poison",
+    "tests.torture.lines.planted",
     "tests.torture.lines.power_cut",
     "tests.torture.lines.disk_full",
     "tests.torture.lines.memory_full",

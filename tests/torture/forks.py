@@ -74,16 +74,17 @@ class Child:
 
     def __init__(self, pid: int, code: Path):
         self.pid = pid
-        self._code = code
+        self._note = code
+        self._code: int | None = None
         with contextlib.suppress(ProcessLookupError):
             self._end = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
         """The exit code; None while it runs."""
-        try:
-            return int(self._code.read_text())
-        except FileNotFoundError:
-            return None
+        if self._code is None:
+            with contextlib.suppress(FileNotFoundError):
+                self._code = int(self._note.read_text())
+        return self._code
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, waited for so many seconds."""

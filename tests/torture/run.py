@@ -1,11 +1,13 @@
 """Runs lines as processes of their own, a few at a time, and keeps what came out in a file."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -73,6 +75,9 @@ class Run:
         async with asyncio.TaskGroup() as group:
             for line, dose in self.planned:
                 group.create_task(self._lane(line, dose))
+        for home in {dose.directory.parent for _, dose in self.planned}:
+            with contextlib.suppress(OSError):  # what failed is kept, to be looked at
+                home.rmdir()
 
     async def _lane(self, line: Line, dose: Dose) -> None:
         result = Result(line.name, line.expected, dose.seed, dose.faults, dose.messages)
@@ -102,13 +107,13 @@ async def _run_apart(result: Result, directory: Path) -> None:
     )
     try:
         out, err = await process.communicate()
-    except asyncio.CancelledError:
-        process.terminate()
-        await process.wait()
-        raise
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with all that it may have left behind
     if process.returncode == 0:
         result.score = score_of(json.loads(out.splitlines()[-1]))
         shutil.rmtree(directory, ignore_errors=True)
+        directory.with_suffix(".progress").unlink(missing_ok=True)
     else:
         directory.with_suffix(".failed").write_bytes(err)
         result.failure = err.decode(errors="replace").strip().rpartition("\n")[2]
@@ -130,6 +135,7 @@ async def _awaited(line: Line, dose: Dose) -> Score:
 def score_of(fields: dict[str, Any]) -> Score:
     """A score that was written as JSON."""
     fields["contradictions"] = tuple(fields["contradictions"])
+    fields["table"] = tuple(map(tuple, fields["table"]))
     return Score(**fields)
 
 

@@ -43,6 +43,8 @@ class Score:
     contradictions: tuple[str, ...] = ()
     expected_loss: bool = False
     note: str = ""
+    table: tuple[tuple[str, str], ...] = ()
+    """Rows of a table of its own, for a line that has more to say."""
 
     @property
     def holds(self) -> bool:

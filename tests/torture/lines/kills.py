@@ -115,7 +115,7 @@ LINES = (
     Line(
         "kill -9 of a server, at random",
         _kill_in_turn,
-        short=(12, 1000),
+        short=(6, 300),
         long=(2000, 200_000),
         expected="nothing lost, in two batches or out of order",
     ),

@@ -78,7 +78,7 @@ LINES = tuple(
     Line(
         f"network between server and store: {name}",
         partial(_between_server_and_store, fault),
-        short=(4, 200),
+        short=(2, 100),
         long=(400, 20_000),
         expected=f"{expected}; nothing lost",
     )

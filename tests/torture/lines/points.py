@@ -196,7 +196,7 @@ LINES = (
     Line(
         "kill -9 of a server, at every point",
         _each_point,
-        short=(4, 1),
+        short=(3, 1),
         long=(600, 1),
         expected="the lease runs out, the same batch comes again; nothing lost",
     ),

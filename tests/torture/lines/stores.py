@@ -171,7 +171,7 @@ LINES = (
     Line(
         "the store hangs (SIGSTOP)",
         _hang,
-        short=(3, 150),
+        short=(1, 50),
         long=(200, 20_000),
         expected="UNAVAILABLE by the deadline, recovery by itself, nothing lost",
     ),
