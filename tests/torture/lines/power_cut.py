@@ -6,23 +6,23 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
-from tests.end_to_end.traffic import Load, Reader, flush, window
-from tests.support.history import Add, History, Phase, tally
+from tests.end_to_end.traffic import Load, Reader
+from tests.support.history import History
 from tests.support.servers import Server
 from tests.support.stores import StoreProcess, binaries, eventually
 from tests.torture.disk import Disk
+from tests.torture.forks import ForkedServer
 from tests.torture.lines.kills import LEASE
+from tests.torture.losses import losses
 from tests.torture.preload import compiler_missing
 from tests.torture.score import Dose, Line, Score, add_up, in_rounds
 from tidegate import Client
 
 _A_ROUND = 25
-_KEPT = window(600)
-"""Nothing is delivered before the cuts are over, so what is lost is lost messages."""
 _A_FEW_BYTES = 8_192
 """More than what is under way at a time."""
 
@@ -40,7 +40,7 @@ async def _cut_at_fsync(dose: Dose) -> Score:
         disk = Disk(directory)
         async with (
             _store(disk, "always", binary) as store,
-            Server(directory, store_url=store.url, durability="fsync") as server,
+            ForkedServer(directory, store_url=store.url, durability="fsync") as server,
             Client(server.target) as gate,
             Reader(gate, history, instance, lease=LEASE),
         ):
@@ -71,7 +71,7 @@ async def _cut_at_everysec(dose: Dose) -> Score:
     disk = Disk(dose.directory)
     async with (
         _store(disk, "everysec") as store,
-        Server(dose.directory, store_url=store.url, durability="everysec") as server,
+        ForkedServer(dose.directory, store_url=store.url, durability="everysec") as server,
     ):
 
         async def cut() -> int:
@@ -80,7 +80,7 @@ async def _cut_at_everysec(dose: Dose) -> Score:
             await store.start()
             return gone
 
-        return await _losses(dose, server, cut)
+        return await losses(dose, server, partial(_cut_between_syncs, cut))
 
 
 async def _cut_embedded(dose: Dose) -> Score:
@@ -98,68 +98,19 @@ async def _cut_embedded(dose: Dose) -> Score:
             await server.start()
             return gone
 
-        return await _losses(dose, server, cut)
+        return await losses(dose, server, partial(_cut_between_syncs, cut))
 
 
-async def _losses(dose: Dose, server: Server, cut: Callable[[], Awaitable[int]]) -> Score:
-    """Add, cut, add, cut; then see what comes out."""
-    chance, history = random.Random(dose.seed), History()
-    cuts_s: list[float] = []
-    async with AsyncExitStack() as stack:
-        gate = await stack.enter_async_context(Client(server.target))
-        async with Load([gate], history, "bot", producers=2, policy=_KEPT) as load:
-            for _ in range(dose.faults):
-                await load.more(dose.between)
-                gone = 0
-                while gone < _A_FEW_BYTES:  # else it came just after a sync, and shows nothing
-                    await asyncio.sleep(chance.uniform(1, 2))  # anywhere between two syncs
-                    cuts_s.append(time.monotonic())
-                    gone = await cut()
-                dose.tell(len(cuts_s), load.sent)
-        await stack.enter_async_context(Reader(gate, history, "bot"))
-        await eventually(lambda: _let_go(gate, history), within_s=30)
-    return _score(history, cuts_s)
-
-
-async def _let_go(gate: Client, history: History) -> bool:
-    """Close all windows; whether nothing is left."""
-    async for conversation in gate.conversations("bot"):
-        await flush(gate, history, ("bot", conversation.conversation))
-    stats = await gate.stats()
-    return stats.buffered_messages == stats.delivering_batches == stats.retrying_batches == 0
-
-
-def _score(history: History, cuts_s: list[float]) -> Score:
-    """What is owed now is lost; the rest must be sound all the same."""
-    rest = History()
-    rest.events = [event for event in history.events if not _is_of(event.what, history)]
-    sound = tally(rest)
-    acknowledged = sound.acknowledged + len(history.owed)
-    ages_s = list(_ages_s(history, cuts_s))
-    note = f"{len(history.owed) / acknowledged:.1%} lost"
-    if ages_s:
-        note += f", the oldest acknowledged {max(ages_s):.1f} s before its cut"
-    return Score(
-        faults=len(cuts_s),
-        acknowledged=acknowledged,
-        lost=len(history.owed),
-        doubled=len(sound.doubled),
-        disordered=len(sound.disordered),
-        contradictions=(*sound.lost, *sound.doubled, *sound.disordered, *sound.other),
-        expected_loss=True,
-        note=note,
-    )
-
-
-def _is_of(what: object, history: History) -> bool:
-    return isinstance(what, Add) and (what.chat, what.message_id) in history.owed
-
-
-def _ages_s(history: History, cuts_s: list[float]) -> Iterator[float]:
-    """How long each lost message had been acknowledged when the power was cut."""
-    for event in history.events:
-        if event.phase is Phase.OK and _is_of(event.what, history):
-            yield min((cut_s - event.at_s for cut_s in cuts_s if cut_s > event.at_s), default=0)
+async def _cut_between_syncs(
+    cut: Callable[[], Awaitable[int]], _: Load, chance: random.Random
+) -> float:
+    """Anywhere. A cut just after a sync takes nothing and shows nothing, so there is another."""
+    gone, at_s = 0, 0.0
+    while gone < _A_FEW_BYTES:
+        await asyncio.sleep(chance.uniform(1, 2))
+        at_s = time.monotonic()
+        gone = await cut()
+    return at_s
 
 
 LINES = (
