@@ -17,6 +17,7 @@ _MODULES = (
     "tests.torture.lines.memory_full",
     "tests.torture.lines.clock_jumps",
     "tests.torture.lines.versions",
+    "tests.torture.lines.failover",
 )
 """A line each. Every module has a tuple LINES."""
 
