@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -28,6 +29,25 @@ _ASK = timedelta(seconds=1)
 
 async def _cluster_loses_a_primary(dose: Dose) -> Score:
     """The dead one comes back as a replica before the next one dies."""
+    return await _cluster_takes_over(dose, StoreProcess.kill, StoreProcess.start)
+
+
+async def _primary_hangs(dose: Dose) -> Score:
+    """It comes back with writes that it had taken, and that no replica has."""
+
+    async def pause(victim: StoreProcess) -> None:
+        victim.pause()
+
+    async def resume(victim: StoreProcess) -> None:
+        victim.resume()
+
+    return await _cluster_takes_over(dose, pause, resume)
+
+
+Deed = Callable[[StoreProcess], Awaitable[None]]
+
+
+async def _cluster_takes_over(dose: Dose, strike: Deed, heal: Deed) -> Score:
     outages_s: list[float] = []
     async with (
         ClusterStore(appendonly="yes", min_replicas_to_write="1") as cluster,
@@ -38,13 +58,14 @@ async def _cluster_loses_a_primary(dose: Dose) -> Score:
         async def fault(chance: random.Random) -> None:
             partition = chance.randrange(_PARTITIONS)
             key = f"{{p{partition}}}"
-            victim = await cluster.primary_of(key)
-            await victim.kill()
+            victim, heir = await cluster.primary_of(key), await cluster.replica_of(key)
+            await strike(victim)
             probe = asyncio.create_task(_works_again(gate, partition))
-            await cluster.failed_over(key, victim)
-            await victim.start()
+            await eventually(lambda: _is_primary(heir), within_s=30)
+            await heal(victim)
             outages_s.append(await probe)
             await eventually(lambda: _whole(cluster.nodes), within_s=30)
+            await cluster.failed_over(key, victim)
 
         score = await under_load(dose, server, fault)
     return _with_outages(score, outages_s)
@@ -128,6 +149,11 @@ async def _works_again(gate: Client, partition: int) -> float:
         await asyncio.sleep(0.02)
 
 
+async def _is_primary(node: StoreProcess) -> bool:
+    async with node.client() as client:
+        return (await client.info("replication"))["role"] == "master"
+
+
 async def _whole(nodes: list[StoreProcess]) -> bool:
     """Whether every primary has a replica, and every replica follows."""
     for node in nodes:
@@ -153,6 +179,13 @@ LINES = (
     Line(
         "a Cluster loses a primary, at replicated",
         _cluster_loses_a_primary,
+        short=(1, 100),
+        long=(50, 10_000),
+        expected="a replica takes over, nothing lost",
+    ),
+    Line(
+        "a primary of a Cluster hangs and comes back, at replicated",
+        _primary_hangs,
         short=(1, 100),
         long=(50, 10_000),
         expected="a replica takes over, nothing lost",
