@@ -20,7 +20,7 @@ COLUMNS = (
 )
 _TEXTS = ("fault", "expected", "verdict")
 _PACKAGES = ("tidegate", "grpcio", "protobuf", "uvloop", "redis", "hiredis")
-_TEMPLATE = Path(__file__).with_name("reliability.template.md")
+_TEMPLATE = Path(__file__).with_name("reliability.md.in")
 
 
 def verdict(result: Result) -> str:

@@ -115,8 +115,9 @@ async def _run_apart(result: Result, directory: Path) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         directory.with_suffix(".progress").unlink(missing_ok=True)
     else:
-        directory.with_suffix(".failed").write_bytes(err)
-        result.failure = err.decode(errors="replace").strip().rpartition("\n")[2]
+        (directory / "failure").write_bytes(err)
+        said = err.decode(errors="replace").strip().rpartition("\n")[2]
+        result.failure = f"{said or 'ended'}; see {directory}"
 
 
 def run_here(line: Line, dose: Dose) -> None:
