@@ -188,6 +188,7 @@ LINES = (
         _primary_hangs,
         short=(1, 100),
         long=(50, 10_000),
+        in_tests=False,
         expected="a replica takes over, nothing lost",
     ),
     Line(
@@ -195,6 +196,7 @@ LINES = (
         _sentinels_replace_a_primary,
         short=(1, 100),
         long=(50, 10_000),
+        in_tests=False,
         expected="a replica takes over, nothing lost",
     ),
     Line(
@@ -202,6 +204,7 @@ LINES = (
         _unreplicated,
         short=(1, 100),
         long=(20, 4_000),
+        in_tests=False,
         expected="what the replica had not seen is lost",
     ),
     Line(
@@ -209,6 +212,7 @@ LINES = (
         _slots_move,
         short=(2, 200),
         long=(100, 10_000),
+        in_tests=False,
         expected="nothing lost",
     ),
 )

@@ -128,6 +128,7 @@ LINES = (
         short=(1, 300),
         long=(20, 10_000),
         missing=compiler_missing,
+        in_tests=False,
         expected="what the last one or two seconds brought is lost",
     ),
     Line(

@@ -110,6 +110,7 @@ LINES = (
         _agreement,
         short=(1, 100),
         long=(5, 100_000),
+        in_tests=False,
         expected="every version of the store gives the same answers",
     ),
     Line(
