@@ -102,12 +102,13 @@ async def _cut_embedded(dose: Dose) -> Score:
 
 
 async def _cut_between_syncs(
-    cut: Callable[[], Awaitable[int]], _: Load, chance: random.Random
+    cut: Callable[[], Awaitable[int]], load: Load, chance: random.Random
 ) -> float:
     """Anywhere. A cut just after a sync takes nothing and shows nothing, so there is another."""
     gone, at_s = 0, 0.0
     while gone < _A_FEW_BYTES:
-        await asyncio.sleep(chance.uniform(1, 2))
+        await load.more(50)
+        await asyncio.sleep(chance.uniform(0.5, 1.5))
         at_s = time.monotonic()
         gone = await cut()
     return at_s
