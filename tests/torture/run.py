@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -124,13 +125,28 @@ def run_here(line: Line, dose: Dose) -> None:
     """The other side: run one line in this process, and print its score."""
     logging.getLogger("tidegate").setLevel(logging.CRITICAL)
     random.seed(dose.seed)
-    score = asyncio.run(_awaited(line, dose))
+    try:
+        score = asyncio.run(_awaited(line, dose))
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(_reason(error))
     fields = asdict(score) | {"contradictions": score.contradictions[:_MOST_SENTENCES]}
     print(json.dumps(fields))
 
 
 async def _awaited(line: Line, dose: Dose) -> Score:
     return await line.run(dose)
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, and where in the line."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    at = [frame for frame in frames if "torture" in frame.filename] or frames
+    where = f"{Path(at[-1].filename).name}:{at[-1].lineno}, {at[-1].line}" if at else ""
+    said = str(error).replace("\n", " ")
+    return f"{type(error).__name__}{said and ': '}{said} ({where})"
 
 
 def score_of(fields: dict[str, Any]) -> Score:

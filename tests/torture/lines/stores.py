@@ -165,7 +165,7 @@ LINES = (
         "kill -9 of the embedded store",
         _kill_embedded,
         short=(2, 100),
-        long=(200, 20_000),
+        long=(60, 6_000),
         expected="started again by the server, nothing lost",
     ),
     Line(
