@@ -114,7 +114,7 @@ LINES = (
         expected="every version of the store gives the same answers",
     ),
     Line(
-        "every operation at random, on every version of the store, which restarts",
+        "every operation at random, while the store restarts",
         _everything,
         short=(1, 300),
         long=(500, 250_000),
