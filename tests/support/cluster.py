@@ -89,12 +89,22 @@ class ClusterStore:
         return await self.primary_of(key)
 
     async def move(self, key: str, to: StoreProcess) -> None:
-        """Give the slot of a key, and all keys in it, to another primary, as a resharding does."""
+        """Give the slot of a key, and all keys in it, to another primary, as a resharding does.
+
+        What needs several of the keys cannot be done meanwhile.
+        """
         slot, source = key_slot(key.encode()), await self.primary_of(key)
         ids = {member.port: member.id for member in await self.members()}
         async with source.client() as old, to.client() as new:
             await new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source.port])
             await old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[to.port])
+        await self.finish_move(key, to)
+
+    async def finish_move(self, key: str, to: StoreProcess) -> None:
+        """The second half of `move`: the keys, and then the slot, which is on its way."""
+        slot, source = key_slot(key.encode()), await self.primary_of(key)
+        ids = {member.port: member.id for member in await self.members()}
+        async with source.client() as old, to.client() as new:
             while keys := await old.execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
                 await old.execute_command(
                     "MIGRATE", "127.0.0.1", to.port, "", 0, 5_000, "KEYS", *keys

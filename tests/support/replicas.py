@@ -48,8 +48,18 @@ class ReplicatedStore:
         return replica
 
     async def linked(self) -> None:
-        """Wait until the primary has every replica that is in `replicas`."""
-        await eventually(lambda: has_replicas(self.primary, len(self.replicas)))
+        """Wait until the primary has every replica that is in `replicas`, and they confirm writes.
+
+        A new one may take a second for its first word.
+        """
+        count = len(self.replicas)
+        await eventually(lambda: has_replicas(self.primary, count))
+        if count == 0:
+            return
+        async with self.primary.client() as client:
+            await client.set("linked", "1")
+            await client.delete("linked")
+            assert await client.wait(count, 5_000) >= count
 
     def _process(self) -> StoreProcess:
         return StoreProcess(self._binary, tcp=True, port=0, **self._options)

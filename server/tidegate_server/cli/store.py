@@ -1,7 +1,7 @@
 """`tidegate store`: what an operator does with a store itself, while no server uses it."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,11 +31,15 @@ def _group() -> None:
 def move(
     *,
     source: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--from", metavar="URL", envvar="TIDEGATE_MOVE_FROM", help="The store as it is."
         ),
-    ],
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--from-data-dir", help="The files of an embedded store, instead."),
+    ] = None,
     destination: Annotated[
         str,
         typer.Option("--to", metavar="URL", envvar="TIDEGATE_MOVE_TO", help="An empty store."),
@@ -69,14 +73,40 @@ def move(
     from tidegate_server.store.move import End
     from tidegate_server.store.move import move as move_all
 
+    if (source is None) == (data_dir is None):
+        raise WrongArgument("give either --from or --from-data-dir")
+    if data_dir and not data_dir.is_dir():
+        raise WrongArgument("--from-data-dir must be a directory that is there")
     logs.configure("error", "console")
-    old = End(_address(source, "--from", ca_file), prefix)
     new = End(_address(destination, "--to", ca_file), to_prefix or prefix)
+
+    async def perform(tell: Callable[["Step"], None]) -> "Moved":
+        async with _source(source, data_dir, ca_file) as address:
+            wanted = partitions or new.address.partitions
+            return await move_all(End(address, prefix), new, partitions=wanted, progress=tell)
+
     with _progress() as tell, _failures():
-        moved = run(
-            move_all(old, new, partitions=partitions or new.address.partitions, progress=tell)
-        )
+        moved = run(perform(tell))
     _show(moved, new, as_json=as_json)
+
+
+@asynccontextmanager
+async def _source(
+    url: str | None, data_dir: Path | None, ca_file: Path | None
+) -> AsyncGenerator["Address"]:
+    """The address of the store to move; an embedded one runs as long as that is wanted."""
+    if data_dir is None:
+        yield _address(url or "", "--from", ca_file)
+        return
+    from tidegate_server.store.connect import Address
+    from tidegate_server.store.embedded import EmbeddedStore
+
+    embedded = EmbeddedStore(data_dir)
+    await embedded.start()
+    try:
+        yield Address(embedded.url, embedded=True)
+    finally:
+        await embedded.stop()
 
 
 def _address(url: str, option: str, ca_file: Path | None) -> "Address":

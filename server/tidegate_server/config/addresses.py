@@ -132,11 +132,8 @@ def shown_url(url: str) -> str:
     base = scheme + "://"
     if "@" in rest:
         return f"{base}***@{rest.rpartition('@')[2].partition('?')[0]}"
-    return (
-        url
-        if re.fullmatch(r"((\[[0-9A-Fa-f:.]+\]|[\w.-]*)(:[0-9]*)?,?)+(/[\w./-]*)?", rest)
-        else base + "***"
-    )
+    host = r"(\[[0-9A-Fa-f:.]+\]|[\w.-]*)(:[0-9]*)?"
+    return url if re.fullmatch(rf"{host}(,{host})*(/[\w./-]*)?", rest) else base + "***"
 
 
 def _parse_store_url(value: object) -> str | None:

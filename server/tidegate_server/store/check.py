@@ -244,7 +244,7 @@ async def _ask(client: Redis, *, embedded: bool) -> Facts:
         version=str(info.get("valkey_version") or info["redis_version"]),
         mode="cluster"
         if info.get("cluster_enabled")
-        else str(info.get("redis_mode", "standalone")),
+        else str(info.get("redis_mode") or info.get("server_mode", "standalone")),
         role=str(info.get("role", "master")),
         maxmemory_policy=str(info.get("maxmemory_policy", "noeviction")),
         appendonly=bool(info.get("aof_enabled")),

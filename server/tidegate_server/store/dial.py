@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as StoreConnectionError
 
 Place = tuple[str, int]
@@ -132,7 +132,7 @@ class Sentinels:
         try:
             try:
                 return await _asked(self._connect(place), *question)
-            except AuthenticationError:
+            except (AuthenticationError, NoPermissionError):
                 return await _asked(self._connect_known(place), *question)
         except ResponseError as error:
             if "unknown command" not in str(error).lower():

@@ -7,6 +7,7 @@ It is one hash. A store that moves is marked at both ends, so that no server sta
     moved                 the same name: nothing is left here
     arriving, origin      the move that brings the keys, and where from
     arrived               the same name: all of them are here
+    probe                 for a moment: whether two ends are one
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ class Layout:
     @property
     def exists(self) -> bool:
         """Whether the keys have a layout at all."""
-        return bool(self.fields)
+        return bool(self.version)
 
     @property
     def partitions(self) -> int:

@@ -125,8 +125,10 @@ class _Reached:
         return int(seconds) * 1000 + int(micros) // 1000
 
     @asynccontextmanager
-    async def runners(self, partitions: int) -> AsyncGenerator[list[Runner]]:
-        """A runner for each partition, under way. A replica confirms what it writes, if any can."""
+    async def runners(
+        self, partitions: int, *, confirmed: bool = False
+    ) -> AsyncGenerator[list[Runner]]:
+        """A runner for each partition, under way. `confirmed`: by a replica, if there are any."""
         address, metrics = self.end.address, Metrics()
         made = [
             Runner(
@@ -135,7 +137,7 @@ class _Reached:
                 prefix=self.end.prefix,
                 partition=number,
                 timeout=_PATIENCE_S,
-                replicas=self._replicas,
+                replicas=self._replicas if confirmed else 0,
             )
             for number in range(partitions)
         ]
@@ -155,7 +157,7 @@ async def _reached(end: End) -> AsyncGenerator[_Reached]:
             await inspect(client, cluster=address.kind == "cluster")
             replicas.append(int((await client.info("replication"))["connected_slaves"]))
     async with address.client(await address.home(Keys(end.prefix).layout)) as client:
-        yield _Reached(end, client, min(1, *replicas, 1))
+        yield _Reached(end, client, min(1, *replicas))
 
 
 class _Move:
@@ -181,7 +183,7 @@ class _Move:
         difference_ms = await self._destination.now_ms() - await self._source.now_ms()
         async with (
             self._source.runners(partitions) as old,
-            self._destination.runners(self._partitions) as new,
+            self._destination.runners(self._partitions, confirmed=True) as new,
         ):
             left = (await self._source.layout()).is_left
             if not left and (await self._destination.layout()).arrived != name:
@@ -195,13 +197,11 @@ class _Move:
 
     async def _refuse_same(self) -> None:
         """Refuse to move keys onto themselves, whatever the two URLs look like."""
-        probe, value = f"{self._source.keys.layout}:probe", secrets.token_hex(8)
-        there = f"{self._destination.keys.layout}:probe"
-        source, destination = self._source.client, self._destination.client
-        await destination.hset(there, "is", value)  # pyright: ignore[reportGeneralTypeIssues]
-        seen = await source.hget(probe, "is")  # pyright: ignore[reportGeneralTypeIssues]
-        await destination.delete(there)
-        if seen == value.encode():
+        value, there = secrets.token_hex(8), self._destination
+        await there.write(probe=value)
+        seen = (await self._source.layout()).probe
+        await there.client.hdel(there.keys.layout, "probe")  # pyright: ignore[reportGeneralTypeIssues]
+        if seen == value:
             raise MoveRefused(
                 "both ends are the same keys of the same store; give the destination another"
                 " --to-prefix, or another store"

@@ -69,8 +69,9 @@ def new_store(
     }
     if partitions == 1:
         return RedisStore(dialer(0), **options)
-    runners = [Runner(dialer(n), partition=n, **options) for n in range(partitions)]
-    return PartitionedStore(dialer(0), runners)
+    dialers = [dialer(number) for number in range(partitions)]
+    runners = [Runner(one, partition=n, **options) for n, one in enumerate(dialers)]
+    return PartitionedStore(dialers, runners)
 
 
 class Options(TypedDict):

@@ -5,10 +5,15 @@ asked of all partitions is asked of them at once, and merged.
 """
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from heapq import merge
 from itertools import islice, zip_longest
 from typing import Any, TypeVar
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as StoreConnectionError
+from redis.exceptions import RedisError
 
 from tidegate_server.core.model import (
     BatchInfo,
@@ -56,6 +61,23 @@ class RedisPartition(Deliveries, Buffers, Archive):
         self.runner = runner
 
 
+class Anywhere:
+    """Opens connections to the node of whichever partition can be had: channels are one for all."""
+
+    def __init__(self, dialers: Sequence[Dialer]):
+        self._dialers = dialers
+
+    async def open(self) -> AbstractConnection:
+        """As `Dialer` says."""
+        failure: Exception | None = None
+        for dialer in random.sample(self._dialers, len(self._dialers)):
+            try:
+                return await dialer.open()
+            except (RedisError, OSError) as error:
+                failure = error
+        raise failure or StoreConnectionError("there is no partition")
+
+
 class PartitionedStore(Connected):
     """The store of several partitions.
 
@@ -63,8 +85,8 @@ class PartitionedStore(Connected):
     `due`) comes from the others, and no conversation of it is claimed till it is back.
     """
 
-    def __init__(self, dialer: Dialer, runners: Sequence[Runner]):
-        super().__init__(dialer, runners)
+    def __init__(self, dialers: Sequence[Dialer], runners: Sequence[Runner]):
+        super().__init__(Anywhere(dialers), runners)
         self.parts = [RedisPartition(runner) for runner in runners]
 
     def partition_of(self, conversation: Conversation) -> int:
