@@ -8,7 +8,7 @@ import grpc
 from tests.end_to_end.test_store_troubles import add_once
 from tests.end_to_end.traffic import Load, Reader
 from tests.support.history import History
-from tests.support.replicas import WatchedStore
+from tests.support.replicas import ReplicatedStore, WatchedStore
 from tests.support.servers import Server
 from tests.support.stores import eventually
 from tidegate import AddOutcome, Client
@@ -35,7 +35,7 @@ async def test_nothing_acknowledged_is_lost_when_the_primary_dies_under_load(
 
 
 async def test_an_add_that_is_unconfirmed_is_an_error_also_where_others_fall_back(tmp_path: Path):
-    async with WatchedStore(appendonly="yes", min_replicas_to_write="1") as stores:
+    async with ReplicatedStore(appendonly="yes", min_replicas_to_write="1") as stores:
         settings = {"store_url": stores.url, "durability": "replicated", "fallback": "immediate"}
         async with Server(tmp_path, **settings, store_timeout="400ms") as server:
             stores.replicas[0].pause()

@@ -14,6 +14,7 @@ from tidegate_server.core.model import (
     WindowMode,
     WindowPolicy,
 )
+from tidegate_server.store import notices
 from tidegate_server.store.notices import event_of, event_row, notice_of, notice_row
 from tidegate_server.store.signals import EventKind, LiveEvent, Notice, NoticeKind, mark_of
 
@@ -79,3 +80,18 @@ async def test_events_reach_the_servers_that_watch_and_only_while_they_do(real: 
         other.watch(None)
         one.watch(None)
         await listen(0)
+
+
+async def test_a_channel_outlives_a_long_silence(real: Real, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(notices, "_SILENCE_S", 0.02)
+    one, other = real.store(), real.store()
+    heard: list[Notice] = []
+    one.listen(heard.append)
+    await eventually(lambda: pings(real, 5))
+    await other.tell([Notice(NoticeKind.DUE, ANN, at_ms=5)])
+    await eventually(lambda: bool(heard))
+
+
+async def pings(real: Real, count: int) -> bool:
+    calls: int = (await real.client.info("commandstats")).get("cmdstat_ping", {}).get("calls", 0)
+    return calls >= count

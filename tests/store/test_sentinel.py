@@ -112,16 +112,6 @@ async def test_a_url_that_does_not_fit_is_refused_with_a_sentence(
         await prepare(Address(url), prefix="tg", wait=0)
 
 
-async def test_after_a_failover_the_promoted_replica_is_found():
-    async with WatchedStore() as watched:
-        address = Address(watched.url, timeout=0.5)
-        assert await primary_port(address) == watched.primary.port
-        await watched.primary.kill()
-        with pytest.raises((RedisError, OSError)):
-            await address.dialer().open()
-        assert await primary_port(address) == watched.replicas[0].port
-
-
 async def test_a_primary_that_hangs_is_given_up_for_the_promoted_replica():
     async with WatchedStore() as watched:
         watched.primary.pause()
