@@ -52,6 +52,7 @@ BUGS = (
         "store/lua/add.lua",
         "redis.call('RPUSH', chat.row, element)",
         "redis.call('RPUSH', chat.row, element) redis.call('PEXPIRE', chat.row, 40)",
+        slow=True,
     ),
     Bug(
         "an ack throws away the whole list",

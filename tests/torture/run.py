@@ -62,14 +62,18 @@ class Going:
 
 
 class Run:
-    """A run over lines. `results` grows, and is written to `keep` after each."""
+    """A run over lines. `results` grows, and is written to `keep` after each.
 
-    def __init__(self, planned: Sequence[tuple[Line, Dose]], *, lanes: int, keep: Path):
+    `about` says in words which doses these are.
+    """
+
+    def __init__(self, planned: Sequence[tuple[Line, Dose]], *, lanes: int, keep: Path, about: str):
         self.results: list[Result] = []
         self.going: list[Going] = []
         self.planned = planned
         self._lanes = asyncio.Semaphore(lanes)
         self._keep = keep
+        self._about = about
 
     async def run(self) -> None:
         """Run all; a line that fails stops no other one."""
@@ -94,7 +98,7 @@ class Run:
         self.results.append(result)
         order = [line.name for line, _ in self.planned]
         self.results.sort(key=lambda one: order.index(one.name))
-        save(self.results, self._keep)
+        save(self.results, self._keep, about=self._about)
 
 
 async def _run_apart(result: Result, directory: Path) -> None:
@@ -156,21 +160,23 @@ def score_of(fields: dict[str, Any]) -> Score:
     return Score(**fields)
 
 
-def save(results: Sequence[Result], path: Path) -> None:
+def save(results: Sequence[Result], path: Path, *, about: str) -> None:
     """Write what is known so far, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
-    new.write_text(json.dumps([asdict(result) for result in results], indent=1))
+    kept = {"about": about, "results": [asdict(result) for result in results]}
+    new.write_text(json.dumps(kept, indent=1))
     new.replace(path)
 
 
-def load(path: Path) -> list[Result]:
-    """What a run has written, also one that was interrupted."""
+def load(path: Path) -> tuple[list[Result], str]:
+    """What a run has written, also one that was interrupted; and what it is about."""
     found: list[Result] = []
-    for fields in json.loads(path.read_text()):
+    kept = json.loads(path.read_text())
+    for fields in kept["results"]:
         score = fields.pop("score")
         found.append(Result(**fields, score=score and score_of(score)))
-    return found
+    return found, kept["about"]
 
 
 def plan(

@@ -19,8 +19,8 @@ ALL = [HELD, BROKEN, FAILED, MISSING, TABLE]
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path):
-    save(ALL, tmp_path / "new" / "results.json")
-    assert load(tmp_path / "new" / "results.json") == ALL
+    save(ALL, tmp_path / "new" / "results.json", about="a short run")
+    assert load(tmp_path / "new" / "results.json") == (ALL, "a short run")
 
 
 def test_only_what_was_run_and_has_no_contradiction_holds():

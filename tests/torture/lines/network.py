@@ -7,7 +7,7 @@ from functools import partial
 
 from tests.support.stores import StoreProcess, eventually
 from tests.torture.forks import ForkedServer
-from tests.torture.lines.stores import under_load
+from tests.torture.load import under_load
 from tests.torture.proxy import Proxy, Way
 from tests.torture.score import Dose, Line, Score
 
@@ -63,7 +63,7 @@ async def _between_server_and_store(fault: Fault, dose: Dose) -> Score:
             if fault is _reset:
                 await eventually(lambda: proxy.connections > before)
 
-        return await under_load(dose, server, hurt, size=100)
+        return await under_load(dose, [server], hurt, size=100)
 
 
 _FAULTS = {

@@ -4,44 +4,14 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import Awaitable, Callable
 from functools import partial
 
-from tests.end_to_end.traffic import Load, Reader
-from tests.support.history import History
-from tests.support.servers import Server
 from tests.support.stores import StoreProcess, binaries, eventually
 from tests.torture.forks import ForkedServer
-from tests.torture.lines.kills import LEASE
-from tests.torture.score import Dose, Line, Score, add_up, in_rounds
-from tidegate import Client
+from tests.torture.load import under_load
+from tests.torture.score import Dose, Line, Score
 
-_A_ROUND = 25
 _VERSIONS = ("redis-6.2", "redis-7.0", "redis-8.2", "valkey-8.1", "valkey-9.1")
-
-Fault = Callable[[random.Random], Awaitable[object]]
-
-
-async def under_load(
-    dose: Dose, server: Server, fault: Fault, *, size: int = _A_ROUND, target: str = ""
-) -> Score:
-    """Traffic through a server, and the fault again and again in the midst of it."""
-    chance = random.Random(dose.seed)
-
-    async def a_round(history: History, instance: str, faults: int) -> None:
-        async with (
-            Client(target or server.target) as gate,
-            Reader(gate, history, instance, lease=LEASE),
-        ):
-            async with Load([gate], history, instance, producers=16) as load:
-                for _ in range(faults):
-                    await load.more(chance.randint(1, 2 * dose.between))
-                    await asyncio.sleep(chance.uniform(0, 0.02))
-                    await fault(chance)
-                await load.more(1)
-            await eventually(history.drained, within_s=30)
-
-    return add_up(await in_rounds(dose, size, a_round), faults=dose.faults)
 
 
 async def _kill(version: str, dose: Dose) -> Score:
@@ -56,7 +26,7 @@ async def _kill(version: str, dose: Dose) -> Score:
             await asyncio.sleep(chance.choice([0, chance.uniform(0, 0.2)]))
             await store.start()
 
-        return await under_load(dose, server, fault)
+        return await under_load(dose, [server], fault)
 
 
 async def _kill_embedded(dose: Dose) -> Score:
@@ -70,7 +40,7 @@ async def _kill_embedded(dose: Dose) -> Score:
                 lambda: len(server.logged("embedded store ended, starting it again")) > before
             )
 
-        return await under_load(dose, server, fault)
+        return await under_load(dose, [server], fault)
 
 
 async def _hang(dose: Dose) -> Score:
@@ -85,7 +55,7 @@ async def _hang(dose: Dose) -> Score:
             await asyncio.sleep(chance.choice([0.05, 0.3, 0.3, 1.3]))
             store.resume()
 
-        return await under_load(dose, server, fault)
+        return await under_load(dose, [server], fault)
 
 
 async def _hang_server(dose: Dose) -> Score:
@@ -101,22 +71,7 @@ async def _hang_server(dose: Dose) -> Score:
             await asyncio.sleep(chance.choice([0.1, 1.3, 2.2]))
             hung.resume()
 
-        chance = random.Random(dose.seed)
-
-        async def a_round(history: History, instance: str, faults: int) -> None:
-            async with (
-                Client(hung.target) as one,
-                Client(other.target) as two,
-                Reader(one, history, instance, lease=LEASE),
-                Reader(two, history, instance, lease=LEASE),
-            ):
-                async with Load([one, two], history, instance, producers=16) as load:
-                    for _ in range(faults):
-                        await load.more(chance.randint(1, 2 * dose.between))
-                        await fault(chance)
-                await eventually(history.drained, within_s=30)
-
-        return add_up(await in_rounds(dose, _A_ROUND, a_round), faults=dose.faults)
+        return await under_load(dose, [hung, other], fault)
 
 
 async def _forget_scripts(dose: Dose) -> Score:
@@ -129,7 +84,7 @@ async def _forget_scripts(dose: Dose) -> Score:
         async def fault(_: random.Random) -> None:
             await client.script_flush()
 
-        return await under_load(dose, server, fault, size=200)
+        return await under_load(dose, [server], fault, size=200)
 
 
 async def _restart(dose: Dose) -> Score:
@@ -142,7 +97,7 @@ async def _restart(dose: Dose) -> Score:
         async def fault(_: random.Random) -> None:
             await store.restart()
 
-        return await under_load(dose, server, fault)
+        return await under_load(dose, [server], fault)
 
 
 def _not_here(version: str) -> str | None:
