@@ -8,7 +8,7 @@ from tests.support.history import History
 from tests.support.servers import Server
 from tests.support.stores import StoreProcess, eventually
 from tests.torture.clocks import WallClock
-from tests.torture.lines.kills import LEASE
+from tests.torture.load import LEASE
 from tests.torture.preload import compiler_missing
 from tests.torture.score import Dose, Line, Score, add_up, in_rounds
 from tidegate import Batch, Client, NackAction

@@ -10,7 +10,7 @@ from tests.end_to_end.traffic import Reader
 from tests.support.history import History
 from tests.support.stores import StoreProcess, alive, eventually
 from tests.torture.forks import ForkedServer
-from tests.torture.lines.kills import LEASE
+from tests.torture.load import LEASE
 from tests.torture.patience import PatientLoad, settle_in_time
 from tests.torture.score import Dose, Line, Score, add_up, in_rounds
 from tidegate import Batch, Client

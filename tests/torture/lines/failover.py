@@ -16,7 +16,7 @@ from tests.support.cluster import ClusterStore
 from tests.support.replicas import WatchedStore, follow
 from tests.support.stores import StoreProcess, eventually
 from tests.torture.forks import ForkedServer
-from tests.torture.lines.stores import under_load
+from tests.torture.load import under_load
 from tests.torture.losses import losses
 from tests.torture.score import Dose, Line, Score
 from tidegate import Client, TidegateError
@@ -67,7 +67,7 @@ async def _cluster_takes_over(dose: Dose, strike: Deed, heal: Deed) -> Score:
             await eventually(lambda: _whole(cluster.nodes), within_s=30)
             await cluster.failed_over(key, victim)
 
-        score = await under_load(dose, server, fault)
+        score = await under_load(dose, [server], fault)
     return _with_outages(score, outages_s)
 
 
@@ -90,7 +90,7 @@ async def _sentinels_replace_a_primary(dose: Dose) -> Score:
             outages_s.append(await probe)
             await eventually(lambda: _whole([victim, now]), within_s=30)
 
-        score = await under_load(dose, server, fault)
+        score = await under_load(dose, [server], fault)
     return _with_outages(score, outages_s)
 
 
@@ -132,7 +132,7 @@ async def _slots_move(dose: Dose) -> Score:
             others = [node for node in cluster.nodes[:3] if node is not now]
             await cluster.move(key, chance.choice(others))
 
-        return await under_load(dose, server, fault)
+        return await under_load(dose, [server], fault)
 
 
 async def _works_again(gate: Client, partition: int) -> float:

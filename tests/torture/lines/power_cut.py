@@ -16,7 +16,7 @@ from tests.support.servers import Server
 from tests.support.stores import StoreProcess, binaries, eventually
 from tests.torture.disk import Disk
 from tests.torture.forks import ForkedServer
-from tests.torture.lines.kills import LEASE
+from tests.torture.load import LEASE
 from tests.torture.losses import losses
 from tests.torture.preload import compiler_missing
 from tests.torture.score import Dose, Line, Score, add_up, in_rounds

@@ -13,7 +13,7 @@ from tests.support.history import Tally
 from tests.support.stores import StoreProcess, binaries, eventually
 from tests.torture.everything import Bot, User, Wishes
 from tests.torture.forks import ForkedServer
-from tests.torture.lines.kills import LEASE
+from tests.torture.load import LEASE
 from tests.torture.score import Dose, Line, Score, add_up
 from tidegate import Client
 
