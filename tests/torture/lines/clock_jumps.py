@@ -1,9 +1,10 @@
 """Clocks that jump by an hour: nothing is lost, doubled or out of order, and little is late."""
 
+import asyncio
 import random
 import time
 
-from tests.end_to_end.traffic import Load, Reader, settle, window
+from tests.end_to_end.traffic import Load, Reader, send, settle, window
 from tests.support.history import History
 from tests.support.servers import Server
 from tests.support.stores import StoreProcess, eventually
@@ -17,6 +18,7 @@ _HOUR_S = 3600
 _LONGER = "3h"
 """What is remembered, is remembered by the store's clock, and for longer than it jumps."""
 _A_ROUND = 25
+_DELIVERED_S = 0.1
 
 
 async def _store_jumps(dose: Dose) -> Score:
@@ -28,7 +30,7 @@ async def _store_jumps(dose: Dose) -> Score:
         Server(
             dose.directory,
             store_url=store.url,
-            retry_base="50ms",
+            retry_base="500ms",
             deduplication=_LONGER,
             retain_status=_LONGER,
         ) as server,
@@ -39,7 +41,7 @@ async def _store_jumps(dose: Dose) -> Score:
 async def _server_jumps(dose: Dose) -> Score:
     clock = WallClock(dose.directory)
     async with StoreProcess() as store:
-        server = Server(dose.directory, store_url=store.url, retry_base="50ms")
+        server = Server(dose.directory, store_url=store.url, retry_base="500ms")
         server.environ = clock.environ
         async with server:
             return await _jump(dose, server, clock)
@@ -62,9 +64,10 @@ async def _jump(dose: Dose, server: Server, clock: WallClock) -> Score:
             Client(server.target) as gate,
             Reader(gate, history, instance, answer=answer, lease=LEASE),
         ):
-            async with Load([gate], history, instance, policy=window(0.2)) as load:
+            async with Load([gate], history, instance, producers=2, policy=window(0.2)) as load:
                 for _ in range(faults):
                     await load.more(chance.randint(1, 2 * dose.between))
+                    await _begin(gate, history, instance)
                     ahead_s = -_HOUR_S if ahead_s is None else chance.choice(_others(ahead_s))
                     clock.set(ahead_s)
                     slowest_s = max(slowest_s, await _cleared(history))
@@ -79,12 +82,21 @@ def _others(ahead_s: int) -> list[int]:
     return [other_s for other_s in (-_HOUR_S, 0, _HOUR_S) if other_s != ahead_s]
 
 
+async def _begin(gate: Client, history: History, instance: str) -> None:
+    """Have conversations in which nobody writes any more in every state that has a time."""
+    count = len(history.events)
+    for place, delay_s in ((place, delay_s) for delay_s in (0, 0.5) for place in range(20)):
+        chat = instance, f"quiet {count} {place} {delay_s}"
+        await send(gate, history, chat, " ".join(chat), policy=window(delay_s))
+    await asyncio.sleep(_DELIVERED_S)
+
+
 async def _answer(history: History, batch: Batch, chance: random.Random) -> None:
     """Most are settled. Of the others some wait for a retry, and some for the lease's end."""
     fate = chance.random() if batch.attempt == 1 else 1
-    if fate < 0.1:
+    if fate < 0.2:
         await settle(history, batch, nack=NackAction.RETRY)
-    elif fate > 0.2:
+    elif fate > 0.4:
         await settle(history, batch)
 
 
