@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ def main() -> None:
         dose = Dose(options.faults, options.messages, options.seed, options.apart)
         run_here(chosen[0], dose)
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to stop, leave nothing behind
     console = Console(width=None if sys.stdout.isatty() else 160)
     about = _about(options)
     if options.print:
@@ -57,7 +59,10 @@ def _run(
     planned = plan(chosen, seed=options.seed, dose_of=dose_of)
     run = Run(planned, lanes=options.lanes, keep=options.results, about=about)
     with Live(console=console, get_renderable=lambda: report.live(run), transient=True):
-        asyncio.run(run.run())
+        try:
+            asyncio.run(run.run())
+        except KeyboardInterrupt:
+            sys.exit("interrupted; --print shows what came out so far")
     return run.results
 
 

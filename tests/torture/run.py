@@ -115,6 +115,7 @@ async def _run_apart(result: Result, directory: Path) -> None:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # with all that it may have left behind
+        await process.wait()
     if process.returncode == 0:
         result.score = score_of(json.loads(out.splitlines()[-1]))
         shutil.rmtree(directory, ignore_errors=True)

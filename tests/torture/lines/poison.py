@@ -4,6 +4,8 @@ import asyncio
 import random
 from datetime import timedelta
 
+from redis.asyncio import Redis
+
 from tests.end_to_end.traffic import Load, Reader, send, settle, window
 from tests.support.history import History, Phase, Settlement
 from tests.support.stores import StoreProcess, eventually
@@ -15,7 +17,16 @@ from tidegate_server.store.keys import Keys
 _LEASE = timedelta(seconds=1)
 _EXPIRIES = 3
 _POISON = "poison"
-_DAMAGE = (b"", b"no message at all", b"1 2 3\n", b"x 1 2 0 0 m\nbody", b"\xff\xfe\n", b"9" * 40)
+_BODY = b"\n\xff\xff\xff no protobuf"
+_DAMAGE = (
+    _BODY,
+    b"",
+    b"no message at all",
+    b"1 2 3\n",
+    b"x 1 2 0 0 m\nbody",
+    b"\xff\xfe\n",
+    b"9" * 40,
+)
 
 
 async def _letters(gate: Client, instance: str, reason: str) -> dict[str, str]:
@@ -126,8 +137,7 @@ async def _damaged(dose: Dose) -> Score:
                         for n in range(3):
                             await gate.add(instance, chat, "x", message_id=f"m{n}")
                         row = Keys("tg").of("m", f"{instance}/{chat}")
-                        damage = chance.choice(_DAMAGE)
-                        await redis.execute_command("LSET", row, chance.randrange(3), damage)
+                        await _damage(redis, row, chance.randrange(3), chance.choice(_DAMAGE))
                         await gate.flush(instance, chat)
                         await load.more(dose.between)
 
@@ -145,6 +155,14 @@ async def _damaged(dose: Dose) -> Score:
         tallies = await in_rounds(dose, 20, a_round)
     tallies[0].other.extend(unkept)
     return add_up(tallies, faults=dose.faults)
+
+
+async def _damage(redis: Redis, row: str, place: int, damage: bytes) -> None:
+    """Replace an element, or what is behind its header."""
+    if damage is _BODY:
+        element = await redis.execute_command("LINDEX", row, place)
+        damage = bytes(element or b"").partition(b"\n")[0] + _BODY
+    await redis.execute_command("LSET", row, place, damage)
 
 
 LINES = (
