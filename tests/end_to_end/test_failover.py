@@ -37,9 +37,9 @@ async def test_nothing_acknowledged_is_lost_when_the_primary_dies_under_load(
 async def test_an_add_that_is_unconfirmed_is_an_error_also_where_others_fall_back(tmp_path: Path):
     async with ReplicatedStore(appendonly="yes", min_replicas_to_write="1") as stores:
         settings = {"store_url": stores.url, "durability": "replicated", "fallback": "immediate"}
-        async with Server(tmp_path, **settings, store_timeout="400ms") as server:
+        async with Server(tmp_path, **settings, store_timeout="1s") as server:
             stores.replicas[0].pause()
-            error = await add_once(server.target, "m1", timeout_s=2)
+            error = await add_once(server.target, "m1", timeout_s=5)
             assert error
             assert error.code is grpc.StatusCode.UNAVAILABLE
             assert error.reason == "DURABILITY_UNCONFIRMED"

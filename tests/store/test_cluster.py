@@ -8,6 +8,7 @@ import pytest_asyncio
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
+from tests.repository.test_store_user import rule
 from tests.store.test_real_store import LATER, claim, message
 from tests.store.test_sentinel import port_of
 from tests.support.cluster import ClusterStore
@@ -22,6 +23,7 @@ from tidegate_server.store.redis import RedisStore
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 HOME = "{p0}"
+EVE = Conversation("bot", "eve")
 BOB = Conversation("bot", "bob")
 
 
@@ -86,6 +88,21 @@ async def test_every_primary_is_judged(cluster: ClusterStore):
         await client.config_set("appendonly", "yes")
 
 
+async def test_the_user_in_the_documents_is_enough(cluster: ClusterStore):
+    for node in cluster.nodes:
+        async with node.client() as client:
+            words = [word.replace(">PASSWORD", ">secret") for word in rule()]
+            await client.execute_command("ACL", *words)
+    address = Address(cluster.url, username="tidegate", password="secret")
+    assert (await prepare(address, prefix="tg", demand=Demand("replicated"))).durability
+    store = RedisStore(address.dialer(), counters=Metrics(), timeout=5, replicas=1)
+    store.start()
+    try:
+        assert (await store.add([message("m1", chat=EVE, policy=LATER)]))[0].sequence
+    finally:
+        await store.stop()
+
+
 async def test_a_plain_url_of_a_node_is_refused(cluster: ClusterStore):
     with pytest.raises(StartupError, match=r"is a node of a cluster: use redis\+cluster://"):
         await prepare(Address(cluster.nodes[0].url), prefix="tg")
@@ -104,8 +121,8 @@ async def test_commands_wait_while_their_keys_move_to_another_node(cluster: Clus
     store = RedisStore(Address(cluster.url).dialer(), counters=metrics, timeout=20, replicas=1)
     store.start()
     try:
-        for n in range(50):
-            await store.add([message(f"before {n}", policy=LATER)])
+        before = [(await store.add([message(f"before {n}", policy=LATER)]))[0] for n in range(9)]
+        first = before[-1].sequence + 1
         source_id = next(m.id for m in await cluster.members() if m.port == source.port)
         target_id = next(m.id for m in await cluster.members() if m.port == target.port)
         async with source.client() as old, target.client() as new:
@@ -124,7 +141,7 @@ async def test_commands_wait_while_their_keys_move_to_another_node(cluster: Clus
             assert not any(add.done() for add in adds)
             await cluster.finish_move(HOME, target)
         answers = [answer for (answer,) in await asyncio.gather(*adds)]
-        assert [answer.sequence for answer in answers] == [*range(51, 71)]
+        assert [answer.sequence for answer in answers] == [*range(first, first + 20)]
         assert (await store.add([message("amid 3", policy=LATER)]))[0].outcome is (
             AddOutcome.DUPLICATE
         )

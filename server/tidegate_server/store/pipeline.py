@@ -55,6 +55,8 @@ _CODES = {
 }
 _CODE = re.compile(r"(?:^|: -)([A-Z]{3,})\b")
 
+_UNCONFIRMED = "it is done, but too few replicas confirmed it in time; repeat it with the same id"
+
 _log = get_logger("tidegate.store")
 
 
@@ -236,6 +238,7 @@ class Pipeline:
         """Send a group and hand out its answers; what has none goes back in line."""
         self._counters.store_round_trips += 1
         self._counters.store_commands += len(group)
+        held: list[tuple[Command, Any]] | None = None
         try:
             async with asyncio.timeout_at(group[0].deadline):
                 held = await self._write(connection, group)
@@ -244,6 +247,10 @@ class Pipeline:
                     await self._confirm(connection, self._witness, held)
                 if "NOSCRIPT" in codes:
                     await self._load_scripts(connection)
+        except TimeoutError:
+            # They have their answers; what is missing is the word of the replicas.
+            self._tell_unconfirmed(held or ())
+            raise
         finally:
             self._waiting.extendleft(reversed([c for c in group if not c.answer.done()]))
         if refusal := next((code for code in codes if code in _LATER), None):
@@ -299,18 +306,21 @@ class Pipeline:
     ) -> None:
         """Hand out the answers that were held, or say that replicas do not confirm them."""
         confirmed = await witness.confirmed(connection)
-        for command, answer in held:
-            if command.answer.done():
-                pass
-            elif confirmed:
-                command.answer.set_result(answer)
-            else:
-                command.answer.set_exception(Unconfirmed(_unconfirmed(witness.replicas)))
+        if not confirmed:
+            self._tell_unconfirmed(held)
         if confirmed is None:
             raise _Refused("the store's node takes no writes, or has lost its keys")
-        if not confirmed:
-            self._counters.store_errors += len(held)
-            self._warn("replicas do not confirm in time", wanted=witness.replicas)
+        for command, answer in held:
+            if not command.answer.done():
+                command.answer.set_result(answer)
+
+    def _tell_unconfirmed(self, held: Sequence[tuple[Command, Any]]) -> None:
+        untold = [command for command, _ in held if not command.answer.done()]
+        for command in untold:
+            self._counters.store_errors += 1
+            command.answer.set_exception(Unconfirmed(_UNCONFIRMED))
+        if untold:
+            self._warn("replicas do not confirm in time")
 
     async def _load_scripts(self, connection: AbstractConnection) -> None:
         for text in _SCRIPTS.values():
@@ -358,11 +368,6 @@ class Pipeline:
             command = self._waiting.popleft()
             if not command.answer.done():
                 command.answer.set_exception(error)
-
-
-def _unconfirmed(replicas: int) -> str:
-    whose = "a replica" if replicas == 1 else f"{replicas} replicas"
-    return f"it is done, but {whose} did not confirm it in time; repeat it with the same id"
 
 
 def _code(error: ResponseError) -> str:
