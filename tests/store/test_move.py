@@ -268,8 +268,7 @@ async def test_broken_off_anywhere_and_repeated_it_comes_to_the_same_end(
     await move(source, goal, partitions=3)
     source, goal, other = goal, other, source
     spent = PLENTY - lives["commands"]
-    places = {*range(0, spent, 29), *range(10, 40, 2), *range(spent - 80, spent, 4)}
-    for allowed in sorted(places):
+    for allowed in range(0, spent, 3):
         lives["commands"] = allowed
         with suppress(Killed):
             await move(source, goal, partitions=3)
@@ -322,7 +321,7 @@ async def test_a_move_that_has_begun_goes_on_to_the_same_place_only(
     source, goal, other = ends
     async with opened(source) as store:
         await Life().begin(store)
-    lives["commands"] = 60
+    lives["commands"] = 30
     with suppress(Killed):
         await move(source, goal, partitions=3)
     lives["commands"] = PLENTY

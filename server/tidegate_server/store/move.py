@@ -28,7 +28,7 @@ from tidegate_server.store.redis.partitioned import RedisPartition, stats_of
 from tidegate_server.store.redis.runner import Runner
 
 _PATIENCE_S = 60.0
-_AT_ONCE = 64
+_AT_ONCE = 200
 _PAGE = 500
 _DELETED = 500
 _COUNTERS = ("seq", "fence")

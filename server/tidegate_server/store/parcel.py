@@ -1,7 +1,6 @@
 """What a move carries in one step: a conversation, or one batch in a final state."""
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tidegate_server.store import scripts
@@ -12,12 +11,12 @@ from tidegate_server.store.redis.runner import Runner
 
 OF_CONVERSATION, OF_BATCH = "cmadelx", "srt"
 _READS = {
-    **dict.fromkeys("cdes", ("HGETALL",)),
-    **dict.fromkeys("malrt", ("LRANGE", 0, -1)),
-    "x": ("SMEMBERS",),
+    **dict.fromkeys("cdes", "HGETALL"),
+    **dict.fromkeys("malrt", "LRANGE"),
+    "x": "SMEMBERS",
 }
 _WRITES = {"HGETALL": "HSET", "LRANGE": "RPUSH", "SMEMBERS": "SADD"}
-_FOR_GOOD, _GONE = -1, -2
+_FOR_GOOD = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +41,26 @@ class Parcel:
     batch_id: str = ""
     gauges: Sequence[int] = field(default=(0, 0, 0, 0))
 
-    @property
-    def messages(self) -> int:
-        """The messages in it that wait, are under way, or are kept after the end."""
-        return sum(len(one.elements) for one in self.contents if one.kind in "mr")
-
 
 async def read(runner: Runner, name: str, kinds: str) -> Parcel | None:
     """What the partition has of a conversation or of a batch.
 
-    None: nothing that anybody could ask for. The store must be at rest.
+    None: nothing that anybody could ask for.
     """
-    contents = await asyncio.gather(*(_content(runner, kind, name) for kind in kinds))
-    there = {one.kind: one for one in contents if one}
-    if not there:
-        return None
-    if kinds == OF_BATCH:
-        return await _batch(runner, name, there)
-    return await _conversation(runner, name, there)
+    keys, of_batch = runner.keys, kinds == OF_BATCH
+    index = keys.shared("dead")
+    if not of_batch:
+        index = keys.instance("due", conversation_of(name).instance)
+    names = [index, keys.shared("lease"), *(keys.of(kind, name) for kind in kinds)]
+    place, lease, found = await runner.run(
+        scripts.PACK, names, name, *(_READS[kind] for kind in kinds)
+    )
+    there = {
+        kind: Content(kind, elements, None if ttl_ms == _FOR_GOOD else max(1, ttl_ms))
+        for kind, (ttl_ms, elements) in zip(kinds, found, strict=True)
+        if elements
+    }
+    return _batch(name, there, place) if of_batch else _conversation(name, there, place, lease)
 
 
 async def put(runner: Runner, parcel: Parcel) -> bool:
@@ -80,46 +81,33 @@ async def put(runner: Runner, parcel: Parcel) -> bool:
     arguments += [parcel.due_ms, parcel.lease_ms, parcel.dead_ms, *parcel.gauges]
     for one in parcel.contents:
         ttl: Argument = "" if one.ttl_ms is None else one.ttl_ms
-        arguments += [_WRITES[_READS[one.kind][0]], ttl, len(one.elements), *one.elements]
+        arguments += [_WRITES[_READS[one.kind]], ttl, len(one.elements), *one.elements]
     return await runner.run(scripts.ADOPT, names, *arguments) == 1
 
 
-async def _content(runner: Runner, kind: str, name: str) -> Content | None:
-    key, (command, *rest) = runner.keys.of(kind, name), _READS[kind]
-    ttl_ms, elements = await asyncio.gather(
-        runner.call("PTTL", key), runner.call(command, key, *rest)
-    )
-    if ttl_ms == _GONE or not elements:
+def _conversation(
+    cid: str, there: Mapping[str, Content], due: bytes, lease: bytes
+) -> Parcel | None:
+    if not there:
         return None
-    return Content(kind, elements, None if ttl_ms == _FOR_GOOD else max(1, ttl_ms))
-
-
-async def _conversation(runner: Runner, cid: str, there: dict[str, Content]) -> Parcel:
-    keys = runner.keys
-    due, lease = await asyncio.gather(
-        runner.call("ZSCORE", keys.instance("due", conversation_of(cid).instance), cid),
-        runner.call("ZSCORE", keys.shared("lease"), cid),
-    )
     meta = table(there["c"].elements) if "c" in there else {}
     row = len(there["m"].elements) if "m" in there else 0
     sealed = int(meta[b"batch"].split()[0]) if b"id" in meta else 0
     waiting = max(0, row - sealed) if b"window" in meta else 0
-    gauges = (int(b"window" in meta), waiting, int(bool(lease)), int(sealed > 0 and bool(due)))
     return Parcel(
         cid,
         cid,
         tuple(there.values()),
-        due_ms=due or b"",
-        lease_ms=lease or b"",
+        due_ms=due,
+        lease_ms=lease,
         batch_id=meta.get(b"id", b"").decode(),
-        gauges=gauges,
+        gauges=(int(b"window" in meta), waiting, int(bool(lease)), int(sealed > 0 and bool(due))),
     )
 
 
-async def _batch(runner: Runner, batch_id: str, there: dict[str, Content]) -> Parcel | None:
+def _batch(batch_id: str, there: Mapping[str, Content], dead: bytes) -> Parcel | None:
     if "s" not in there:
         return None
     cid = table(there["s"].elements)[b"cid"].decode()
-    dead = await runner.call("ZSCORE", runner.keys.shared("dead"), batch_id)
     contents = tuple(there.values())
-    return Parcel(batch_id, cid, contents, dead_ms=dead or b"", batch_id=batch_id if dead else "")
+    return Parcel(batch_id, cid, contents, dead_ms=dead, batch_id=batch_id if dead else "")

@@ -38,10 +38,12 @@ REQUEUE = _load("requeue", "_window", "_settle")
 DELETE = _load("delete", "_window", "_settle")
 ERASE = _load("erase")
 RECONCILE = _load("reconcile", "_window")
+PACK = _load("pack")
 ADOPT = _load("adopt")
 
 ALL = (
     *(ADD, CLAIM, ACK, NACK, EXTEND, EXPIRE),
     *(FLUSH, HOLD, AMEND, REMOVE, DISCARD),
-    *(STATUS, HORIZON, REQUEUE, DELETE, ERASE, RECONCILE, ADOPT),
+    *(STATUS, HORIZON, REQUEUE, DELETE, ERASE, RECONCILE),
+    *(PACK, ADOPT),
 )
