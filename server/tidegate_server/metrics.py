@@ -97,7 +97,11 @@ COUNTERS = (
     Spec("push_sent", "pushes_sent_total", "Pushes that the endpoint took."),
     Spec("push_failed", "pushes_failed_total", "Pushes that the endpoint did not take."),
     Spec("push_off", "push_endpoints_gone_total", "Endpoints that answered 410 and are off."),
-    Spec("repairs", "repairs_total", "Repairs of the store's keys; 0 unless others change them."),
+    Spec(
+        "repairs",
+        "repairs_total",
+        "Repairs of the store's keys; 0 unless others change them or its clock is set back.",
+    ),
     Spec("store_round_trips", "store_round_trips_total", "Round trips to the store."),
     Spec("store_commands", "store_commands_total", "Commands sent to the store."),
     Spec("store_errors", "store_errors_total", "Commands that the store failed or never answered."),

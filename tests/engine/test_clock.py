@@ -47,6 +47,20 @@ def test_follows_a_store_whose_clock_is_set_back_at_once():
     assert 0 <= worlds.store_ms - worlds.clock.now_ms() <= 3
 
 
+def test_says_when_the_store_s_clock_was_set_back_and_not_when_it_was_set_forward():
+    worlds, said = Worlds(), list[str]()
+    worlds.clock.on_set_back = lambda: said.append("back")
+    worlds.ask(1, 1)
+    worlds.ahead_ms += 3_600_000
+    worlds.ask(1, 1)
+    worlds.ahead_ms -= 500
+    worlds.ask(1, 1)
+    assert not said
+    worlds.ahead_ms -= 5_000
+    worlds.ask(1, 1)
+    assert said == ["back"]
+
+
 def test_follows_a_store_whose_clock_is_set_forward_at_once():
     worlds = Worlds()
     worlds.ask(1, 1)

@@ -353,8 +353,9 @@ class Agreement(RuleBasedStateMachine):
 
 @pytest.fixture
 def servers() -> Iterator[list[StoreProcess]]:
-    """One Redis and one Valkey, where both are to be had."""
-    kinds = {name.split("-")[0]: path for name, path in reversed(binaries())}
+    """One Redis and one Valkey, where both are to be had; with STORES=all every version."""
+    every = os.environ.get("STORES") == "all"
+    kinds = {name if every else name.split("-")[0]: path for name, path in reversed(binaries())}
     started = [StoreProcess(path) for path in kinds.values()]
     for server in started:
         LOOP.run_until_complete(server.start())

@@ -269,7 +269,7 @@ async def test_broken_off_anywhere_and_repeated_it_comes_to_the_same_end(
     await move(source, goal, partitions=3)
     source, goal, other = goal, other, source
     spent = PLENTY - lives["commands"]
-    for allowed in range(0, spent, 2):
+    for allowed in range(0, spent, 3):
         lives["commands"] = allowed
         with suppress(Killed):
             await move(source, goal, partitions=3)

@@ -21,6 +21,7 @@ from tidegate_server.store.signals import Notice, NoticeKind
 
 ANN = Conversation("bot", "ann")
 NOW = WindowPolicy(delay_ms=0, grace_ms=0)
+SOON = WindowPolicy(delay_ms=60_000, grace_ms=0, max_wait_ms=600_000)
 LATER = WindowPolicy(delay_ms=3_600_000, grace_ms=0, max_wait_ms=3_600_000)
 
 
@@ -179,6 +180,34 @@ async def test_planted_damage_is_repaired_and_the_messages_come(real: Real, dama
         claimed = await claim(later)
         assert claimed.batch
         assert [m.id for m in claimed.batch.messages] == ["m"]
+
+
+@pytest.mark.parametrize("state", ["buffered", "leased", "to be retried"])
+async def test_after_the_clock_was_set_back_nothing_takes_longer_than_it_was_to(
+    real: Real, state: str
+):
+    now_ms = 1_700_000_000_000
+    ahead, store = (
+        real.store(clock=lambda: now_ms + 3_600_000),
+        real.store(clock=lambda: now_ms + passed_ms),
+    )
+    passed_ms = 0
+    await ahead.add([message("m", policy=NOW if state != "buffered" else SOON)])
+    if state != "buffered":
+        first = await claim(ahead)
+        assert first.batch
+        if state == "to be retried":
+            await ahead.nack(
+                first.batch.info.batch_id, "token", NackAction.RETRY, retry_delay_ms=60_000
+            )
+    assert await store.reconcile(limit=1_000) >= 1
+    assert await store.reconcile(limit=1_000) == 0
+    passed_ms = 60_000
+    if state == "leased":
+        assert await store.expire(ANN)
+    again = await claim(store, token="again")
+    assert again.batch
+    assert [m.id for m in again.batch.messages] == ["m"]
 
 
 async def test_another_layout_is_refused_with_a_sentence(real: Real):

@@ -34,7 +34,8 @@ class Server:
     Settings are written as the keywords they have in a file: `Server(tmp_path, window_delay="1s")`.
     Without `store_url` it has an embedded store, whose files stay from one start to the next.
     `async with` starts it. At the end it is told to stop, if it still runs, must end with 0 and
-    must leave no process behind; after a failure it is killed.
+    must leave no process behind; after a failure it is killed. `environ` may add to its
+    environment.
     """
 
     started: ClassVar[list[Process]] = []
@@ -46,6 +47,7 @@ class Server:
             "http_listen": "",
             "data_dir": f"{directory}/data",
         } | settings
+        self.environ: dict[str, str] = {}
         self._log = directory / "server.log"
         self._process: Process | None = None
         self._log_offset = 0
@@ -74,6 +76,7 @@ class Server:
         """Start, and wait for nothing."""
         self.dir.mkdir(exist_ok=True)
         environ = {k: v for k, v in os.environ.items() if not k.startswith("TIDEGATE_")}
+        environ |= self.environ
         environ |= {f"TIDEGATE_{key.upper()}": value for key, value in self._settings.items()}
         with self._log.open("ab") as log:
             self._log_offset = log.tell()

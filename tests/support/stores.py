@@ -78,7 +78,7 @@ class StoreProcess:
 
     Options are the store's own, with underscores: `StoreProcess(appendonly="yes")`. The files
     stay from `stop` or `kill` to the next `start`, and go with the object, or earlier, at the end
-    of `async with`.
+    of `async with`. `environ` may add to its environment.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class StoreProcess:
         self._binary = binary or binaries()[0][1]
         self._port = port or (free_port() if tcp else 0)
         self._options = options
+        self.environ: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self.dir = Path(tempfile.mkdtemp(prefix="store-"))
         self._remove_files = weakref.finalize(self, shutil.rmtree, self.dir, ignore_errors=True)
@@ -124,7 +125,9 @@ class StoreProcess:
             "appendonly": "no",
         } | {name.replace("_", "-"): value for name, value in self._options.items()}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        return subprocess.Popen([self._binary, *words], stdin=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [self._binary, *words], env={**os.environ, **self.environ}, stdin=subprocess.DEVNULL
+        )
 
     async def _answers(self) -> bool:
         assert self._process

@@ -12,6 +12,12 @@ _MODULES = (
     "tests.torture.lines.rolling",
     "tests.torture.lines.poison",
     "tests.torture.lines.planted",
+    "tests.torture.lines.power_cut",
+    "tests.torture.lines.disk_full",
+    "tests.torture.lines.memory_full",
+    "tests.torture.lines.clock_jumps",
+    "tests.torture.lines.versions",
+    "tests.torture.lines.failover",
 )
 """A line each. Every module has a tuple LINES."""
 

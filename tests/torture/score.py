@@ -66,6 +66,8 @@ class Line:
     """Faults and messages in the long run: minutes."""
     missing: Callable[[], str | None] = field(default=lambda: None)
     """Why it cannot run on this machine, in a sentence; None if it can."""
+    in_tests: bool = True
+    """Whether its short dose is short enough, and says enough, for all tests to wait for it."""
     expected: str = "nothing lost, in two batches or out of order"
     """What must come out, in the words of the scorecard."""
 

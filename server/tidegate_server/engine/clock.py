@@ -8,6 +8,7 @@ from tidegate_server.core.model import Conversation
 from tidegate_server.store.base import Horizon, Store
 
 _WINDOW_MS = 5_000
+_SET_BACK_MS = 1_000
 
 
 class StoreClock:
@@ -15,9 +16,13 @@ class StoreClock:
 
     Each answer names a moment before it arrived, so the clocks differ by at least its time less
     ours. The quickest answer of the last seconds says most; slow ones say less and change nothing.
+
+    `on_set_back` is called when the store's clock was set back by more than a second, or another
+    machine's took its place.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic):
+        self.on_set_back: Callable[[], None] = lambda: None
         self._monotonic = monotonic
         self._newest: float | None = None
         self._older = -math.inf
@@ -33,7 +38,10 @@ class StoreClock:
         least, most = at_ms - now, at_ms + 1 - sent_ms
         if self._newest is None or self._offset > most:
             # The first answer, or the store's clock was set back.
+            back_ms = 0 if self._newest is None else self._offset - most
             self._newest, self._older, self._since = least, -math.inf, now
+            if back_ms > _SET_BACK_MS:
+                self.on_set_back()
         elif now - self._since > _WINDOW_MS:
             self._newest, self._older, self._since = least, self._newest, now
         elif least > self._newest:

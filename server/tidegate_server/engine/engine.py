@@ -116,6 +116,8 @@ class Engine:
             busy=lambda: bool(self.subscribers or len(self._dispatcher)),
             sweep_ms=sweep_ms,
         )
+        for clock in self.clocks:
+            clock.on_set_back = self._recoverer.set_back
         self.subscribers.on_room = self._scheduler.wake
         self._outage.on_change = self._store_changed
 

@@ -4,6 +4,7 @@ Lost subscribers, dead servers and lost notices all come back this one way.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,7 @@ from tidegate_server.store.base import Horizon, Settled, Store
 _LIMIT = 256
 _IDLE_FACTOR = 5
 _RECONCILE_S = 30.0
+_HURRIED_S = 0.02
 _RECONCILED = 200
 
 log = get_logger("tidegate.engine")
@@ -51,6 +53,7 @@ class Recoverer:
         self._busy = busy
         self._sweep_s = sweep_ms / 1_000
         self._now = asyncio.Event()
+        self._hurry = asyncio.Event()
 
     def look(self) -> None:
         """Sweep as soon as possible, not just at the next round."""
@@ -70,13 +73,20 @@ class Recoverer:
                 await self._rest()
 
     async def reconcile_forever(self) -> None:
-        """Walk slowly through all keys, and repair what cannot happen."""
+        """Walk slowly through all keys, and repair what cannot happen; in one go if told so."""
         while True:
-            await asyncio.sleep(_RECONCILE_S)
+            await self._until_told(self._hurry, _RECONCILE_S)
+            await self._outage.over()
             try:
-                await self.reconcile()
+                await (self._reconcile_all() if self._hurry.is_set() else self.reconcile())
             except StoreUnavailable as error:
                 self._outage.lost(error)
+
+    def set_back(self) -> None:
+        """The store's clock was set back: have all times in the store follow, and soon."""
+        if not self._hurry.is_set():
+            log.warning("the store's clock was set back, what it holds is moved with it")
+        self._hurry.set()
 
     async def sweep(self) -> None:
         """Look at the indexes once, and take back what is over.
@@ -108,6 +118,18 @@ class Recoverer:
         if repairs:
             log.warning("store repaired", repairs=repairs)
 
+    async def _reconcile_all(self) -> None:
+        """Walk to the end of the keys, and once through all of them."""
+        self._hurry.clear()
+        goal = self._store.reconciled + 2
+        try:
+            while self._store.reconciled < goal:
+                await self.reconcile()
+                await asyncio.sleep(_HURRIED_S)
+        except StoreUnavailable:
+            self._hurry.set()
+            raise
+
     async def _expire(self, conversation: Conversation) -> None:
         try:
             settled = await self._store.expire(conversation)
@@ -125,8 +147,9 @@ class Recoverer:
         rest_s = self._sweep_s if self._busy() else _IDLE_FACTOR * self._sweep_s
         # Servers that were started together shall not sweep together.
         rest_s *= random.uniform(0.9, 1.1)  # noqa: S311 - no secret
-        try:
-            async with asyncio.timeout(rest_s):
-                await self._now.wait()
-        except TimeoutError:
-            pass
+        await self._until_told(self._now, rest_s)
+
+    async def _until_told(self, told: asyncio.Event, within_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await told.wait()

@@ -433,6 +433,11 @@ class Partition(ABC):
         Returns the number of repairs: 0 unless something from outside changed the store's keys.
         """
 
+    @property
+    @abstractmethod
+    def reconciled(self) -> int:
+        """How often `reconcile` has come through all keys."""
+
 
 class Store(Partition, Signals):
     """The store of all buffers, batches and dead letters.

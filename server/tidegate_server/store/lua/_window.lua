@@ -73,17 +73,19 @@ end
 
 -- The first window of the row from `from` on, as if its messages arrived one by one; nil if there
 -- are none. Reads a few elements at a time, since payloads are large and a window's limits small.
+-- None arrived later than now, whatever a clock said that was set back since.
 local function replay(policy, row, from, riders, now)
   local w, i, done = nil, 0, false
   if riders > 0 then
     local newer = redis.call('LINDEX', row, from + riders)
     local _, at = header(newer or '', now)
-    w = open_window(policy, at)
+    w = open_window(policy, math.min(at, now))
   end
   repeat
     local elements = redis.call('LRANGE', row, from + i, from + i + 15)
     for _, element in ipairs(elements) do
       local _, at, payload, flush = header(element, now)
+      at = math.min(at, now)
       w = w or open_window(policy, at)
       local joined
       if i < riders then joined = ride(w, payload, #element)

@@ -1,8 +1,11 @@
 -- RECONCILE: repairs what cannot happen, in one conversation.
 --
 -- A conversation with messages is in exactly one of the indexes, an unsettled batch can be found
--- by its id, and no time is further ahead than its policy allows (a clock that jumped). Messages
--- whose window is lost get one of the policy given. Writes nothing where all is well.
+-- by its id, and no time is further ahead than its policy allows. Messages whose window is lost get
+-- one of the policy given. Writes nothing where all is well.
+--
+-- What began in the future shows that the clock was set back, or that this is another machine's
+-- since a failover. It begins now, and what hangs on it moves with it.
 --
 -- KEYS  the conversation's (see _prelude)
 -- ARGV  1 clock  2 cid  3 instance  4 policy for a lost window  5 longest lease or retry ms
@@ -11,6 +14,7 @@
 local keys, now = conversation_keys(), clock(ARGV[1])
 local cid, instance, farthest = ARGV[2], ARGV[3], now + tonumber(ARGV[5])
 local repairs = 0
+local SLACK = 1000  -- ms that a clock may be set back by, and nobody will mind
 local meta, length = read(keys.meta), redis.call('LLEN', keys.row)
 local lease, due = redis.call('ZSCORE', keys.lease, cid), redis.call('ZSCORE', keys.due, cid)
 
@@ -21,6 +25,20 @@ local function place(index, at)
   repairs = repairs + 1
 end
 
+-- How far ahead the batch's last attempt began, or ended, by the clock of today.
+local function attempt_ahead()
+  local newest = redis.call('LINDEX', keys.attempts, -1)
+  if not newest then return 0 end
+  local attempt = cjson.decode(newest)
+  return (attempt.ended or attempt.started) - now, attempt
+end
+
+local function move_back(index, at, ahead, attempt)
+  place(index, at - ahead)
+  attempt[attempt.ended and 'ended' or 'started'] = string.format('%.0f', now)
+  redis.call('LSET', keys.attempts, -1, cjson.encode(attempt))
+end
+
 local sealed = meta.id and unpack_line(BATCH, meta.batch).n or 0
 if length == 0 then
   if next(meta) or lease or due then
@@ -29,7 +47,10 @@ if length == 0 then
     if meta.id then redis.call('HDEL', keys.idx, meta.id) end
   end
 elseif meta.id then
-  if lease and tonumber(lease) > farthest then place(keys.lease, farthest)
+  local ahead, attempt = attempt_ahead()
+  if ahead > SLACK and (lease or due) then
+    move_back(lease and keys.lease or keys.due, lease or due, ahead, attempt)
+  elseif lease and tonumber(lease) > farthest then place(keys.lease, farthest)
   elseif lease and due then place(keys.lease, lease)
   elseif due and tonumber(due) > farthest then place(keys.due, farthest)
   elseif not lease and not due then place(keys.due, now) end
@@ -56,8 +77,9 @@ if length > sealed then
     redis.call('ZREM', keys.due, '')
     redis.call('HSET', keys.meta, 'buffer', pack_line(BUFFER, buffer))
     repairs = repairs + 1
-  elseif window.due > far then
-    window.due = far
+  elseif window.first > now + SLACK or window.due > far then
+    local ahead = math.max(0, window.first - now)
+    window.first, window.due = window.first - ahead, math.min(window.due - ahead, far)
     redis.call('ZREM', keys.due, '')
     repairs = repairs + 1
   end

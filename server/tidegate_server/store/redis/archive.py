@@ -34,6 +34,7 @@ class Archive(Partition):
 
     runner: Runner
     _cursor: bytes = b"0"
+    _reconciled = 0
 
     async def status(self, conversation: Conversation) -> Status:
         """As the base says."""
@@ -266,7 +267,13 @@ class Archive(Partition):
                 for cid in {keys.cid_in(key) for key in found}
             )
         )
+        self._reconciled += self._cursor == b"0"
         return sum(repairs)
+
+    @property
+    def reconciled(self) -> int:
+        """As the base says."""
+        return self._reconciled
 
 
 def _pairs(flat: list[bytes]) -> Iterable[tuple[str, int]]:
