@@ -19,7 +19,8 @@ class Outage:
     `on_change` is called when the store goes away and when it is back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self.on_change: Callable[[], None] = lambda: None
         self._here = asyncio.Event()
         self._here.set()
@@ -35,7 +36,7 @@ class Outage:
         """A call failed."""
         if self.away:
             return
-        if time.monotonic() - self._changed_at > _CALM_S:
+        if self._monotonic() - self._changed_at > _CALM_S:
             self._tries = 0
         self._here.clear()
         log.info("deliveries rest until the store answers", why=str(error))
@@ -45,7 +46,7 @@ class Outage:
         """A call was answered."""
         if self.away:
             self._here.set()
-            log.info("deliveries go on", rested_s=round(time.monotonic() - self._changed_at, 1))
+            log.info("deliveries go on", rested_s=round(self._monotonic() - self._changed_at, 1))
             self._change()
 
     def pause_s(self) -> float:
@@ -59,5 +60,5 @@ class Outage:
         await self._here.wait()
 
     def _change(self) -> None:
-        self._changed_at = time.monotonic()
+        self._changed_at = self._monotonic()
         self.on_change()
