@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from tests.simulation.bot import Bot
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.town import LEASE_S, SWEEP_S, Town
+from tests.simulation.town import LEASE_S, SWEEP_S, Server, Town
 from tests.simulation.verdict import contradictions
 
 STRETCH_H = 6.0
@@ -119,34 +119,43 @@ async def _restarts(town: Town) -> None:
     """A release now and then, in whatever weather."""
     while True:
         await asyncio.sleep(town.dice.expovariate(1 / 2_400))
-        server = town.dice.choice(town.servers)
-        if server.engine:
-            town.trouble("restart", server.number)
-            await server.leave()
-            await asyncio.sleep(town.dice.uniform(1, 10))
-            await server.start()
-            town.trouble("restarted", server.number)
+        town.spawn(_restart(town, town.dice.choice(town.servers)))
+
+
+async def _restart(town: Town, server: Server) -> None:
+    if server.engine:
+        town.trouble("restart", server.number)
+        await server.leave()
+        await asyncio.sleep(town.dice.uniform(1, 10))
+        await server.start()
+        town.trouble("restarted", server.number)
 
 
 async def _weather(town: Town) -> None:
     """Calm for about an hour, and then a storm of some minutes."""
-    dice, weather = town.dice, town.weather
     while True:
-        await asyncio.sleep(dice.expovariate(1 / 3_000))
-        town.trouble("storm")
+        await asyncio.sleep(town.dice.expovariate(1 / 3_000))
         begun_s = town.loop.time()
-        weather.stormy = True
-        weather.dropped, weather.lost, weather.late, weather.doubled, weather.deaf = (
-            dice.choice((0, 0.02, 0.1)) for _ in range(5)
-        )
-        weather.slowest_s = dice.choice((0.003, 0.1, 2.0))
-        ends_s = town.loop.time() + dice.expovariate(1 / 500)
-        while town.loop.time() < ends_s:
-            await asyncio.sleep(dice.expovariate(1 / 60))
-            town.spawn(_strike(town))
-        weather.stormy, weather.slowest_s = False, 0.003
-        town.troubles.append((begun_s, town.loop.time()))
-        town.note("calm")
+        try:
+            await _storm(town)
+        finally:
+            town.weather.stormy, town.weather.slowest_s = False, 0.003
+            town.troubles.append((begun_s, town.loop.time()))
+            town.note("calm")
+
+
+async def _storm(town: Town) -> None:
+    dice, weather = town.dice, town.weather
+    town.trouble("storm")
+    weather.stormy = True
+    weather.dropped, weather.lost, weather.late, weather.doubled, weather.deaf = (
+        dice.choice((0, 0.02, 0.1)) for _ in range(5)
+    )
+    weather.slowest_s = dice.choice((0.003, 0.1, 2.0))
+    ends_s = town.loop.time() + dice.expovariate(1 / 500)
+    while town.loop.time() < ends_s:
+        await asyncio.sleep(dice.expovariate(1 / 60))
+        town.spawn(_strike(town))
 
 
 async def _strike(town: Town) -> None:
@@ -175,7 +184,6 @@ async def _strike(town: Town) -> None:
 
 async def _calm_down(town: Town) -> None:
     """No more faults, and every server up."""
-    town.weather.stormy, town.weather.slowest_s = False, 0.003
     for server in town.servers:
         if server.link:
             server.link.away_until_s = 0.0
