@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 
-from tests.simulation.town import LEASE_S, Server, Town
+from tests.simulation.town import LEASE_S, SWEEP_S, Server, Town
 from tests.support.history import Delivery, Phase, Received, Settlement
 from tidegate_server.core.model import Batch, BatchState, DeliveryChannel, NackAction
 from tidegate_server.engine.engine import Engine
@@ -11,6 +11,8 @@ from tidegate_server.errors import LeaseLost, NotFound, Superseded, TidegateErro
 from tidegate_server.sinks.stream import Closing, Subscriber
 
 ROOM = 16
+STALE_MS = 1_500
+"""By then a server has seen that a lease is over, unless its clock has just jumped."""
 ENDINGS = (
     (None, 0.72),
     ("current", 0.12),
@@ -87,6 +89,11 @@ class Bot:
 
     def _took(self, batch: Batch) -> None:
         info, town = batch.info, self._town
+        over_ms = town.store_ms() - batch.lease_expires_at_ms
+        if over_ms > STALE_MS and town.loop.time() - town.jumped_s > 3 * SWEEP_S:
+            town.complaints.append(
+                f"batch {info.batch_id} was handed out {over_ms} ms after its lease"
+            )
         town.taken.add(f"{info.batch_id} {batch.token}")
         town.note(self._name, "has", info.batch_id, info.attempt)
         town.history.deliver(

@@ -29,7 +29,6 @@ class Weather:
     """What may go wrong at the moment, as chances of a call; nothing in calm weather."""
 
     stormy: bool = False
-    since_s: float = 0.0
     dropped: float = 0.0
     lost: float = 0.0
     late: float = 0.0
@@ -40,7 +39,10 @@ class Weather:
 
 
 class Link(MemoryStore):
-    """The reference store as one server reaches it. `dead`: the server is."""
+    """The reference store as one server reaches it.
+
+    `dead`: the server is. `stopped_until_s`: it is stopped, and reads no answers till then.
+    """
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class Link(MemoryStore):
         super().__init__(world)
         self.dead = False
         self.away_until_s = 0.0
+        self.stopped_until_s = 0.0
         self._weather = weather
         self._dice = dice
         self._note = note
@@ -94,19 +97,26 @@ class Link(MemoryStore):
         if fate == "lost":
             await asyncio.sleep(PATIENCE_S)
             raise StoreUnavailable("the answer was lost", maybe_done=True)
-        self._heard_s = max(self._heard_s, self._loop.time() + self._delay_s())
+        await self._heard()
+        return answer
+
+    async def _heard(self) -> None:
+        """The answer comes, after those before it, and not while the server is stopped."""
+        self._heard_s = max(self._heard_s + 1e-6, self._loop.time() + self._delay_s())
         await self._at(self._heard_s)
+        while self._loop.time() < self.stopped_until_s:
+            self._heard_s = max(self._heard_s + 1e-6, self.stopped_until_s)
+            await self._at(self._heard_s)
         if self.dead:
             raise StoreUnavailable("the server is dead", maybe_done=True)
-        return answer
 
     def _fate(self) -> str:
         weather = self._weather
         if not weather.stormy:
             return ""
-        chances = (weather.dropped, weather.lost, weather.late, weather.doubled)
         dice = self._dice.random()
-        for chance, fate in zip(chances, ("dropped", "lost", "late", "doubled"), strict=True):
+        for fate in ("dropped", "lost", "late", "doubled"):
+            chance: float = getattr(weather, fate)
             if dice < chance:
                 return fate
             dice -= chance

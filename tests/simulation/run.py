@@ -148,9 +148,8 @@ async def _storm(town: Town) -> None:
     dice, weather = town.dice, town.weather
     town.trouble("storm")
     weather.stormy = True
-    weather.dropped, weather.lost, weather.late, weather.doubled, weather.deaf = (
-        dice.choice((0, 0.02, 0.1)) for _ in range(5)
-    )
+    for what in ("dropped", "lost", "late", "doubled", "deaf"):
+        setattr(weather, what, dice.choice((0, 0.02, 0.1)))
     weather.slowest_s = dice.choice((0.003, 0.1, 2.0))
     ends_s = town.loop.time() + dice.expovariate(1 / 500)
     while town.loop.time() < ends_s:
@@ -161,15 +160,19 @@ async def _storm(town: Town) -> None:
 async def _strike(town: Town) -> None:
     dice = town.dice
     server = dice.choice(town.servers)
-    match dice.choice(("crash", "crash", "outage", "outage of all", "jump", "jump")):
+    match dice.choice(("crash", "crash", "stop", "outage", "outage of all", "jump")):
         case "crash" if server.engine:
             town.trouble("crash", server.number)
             await server.crash()
             await asyncio.sleep(dice.expovariate(1 / 20))
             await server.start()
             town.trouble("up", server.number)
+        case "stop" if server.link:
+            town.trouble("stop", server.number)
+            server.link.stopped_until_s = town.loop.time() + dice.uniform(5, 90)
         case "jump":
             town.trouble("jump", server.number)
+            town.jumped_s = town.loop.time()
             server.jump(dice.choice((-1, 1)) * dice.choice((0.05, 1.0, 60.0, 3_600.0)))
         case "outage" | "outage of all" as what:
             struck = [server] if what == "outage" else town.servers
@@ -186,7 +189,7 @@ async def _calm_down(town: Town) -> None:
     """No more faults, and every server up."""
     for server in town.servers:
         if server.link:
-            server.link.away_until_s = 0.0
+            server.link.away_until_s = server.link.stopped_until_s = 0.0
     while not all(server.engine for server in town.servers):  # noqa: ASYNC110 - time is virtual
         await asyncio.sleep(1)
 
