@@ -81,7 +81,7 @@ async def _stretch(dice: random.Random, hours: float) -> Town:
     town = Town(dice, servers=dice.choice((2, 2, 3)))
     for server in town.servers:
         await server.start()
-    bots = [Bot(town, f"bot {n}", where, lazy=n == 1) for n, where in enumerate(_wishes(dice))]
+    bots = [Bot(town, f"bot {n}", where, lazy=bool(n % 2)) for n, where in enumerate(_wishes(dice))]
     living = [town.spawn(bot.live()) for bot in bots]
     town.trouble("start")
     people = [town.spawn(_people(town)), town.spawn(_restarts(town)), town.spawn(_weather(town))]
@@ -118,11 +118,16 @@ async def _people(town: Town) -> None:
 async def _restarts(town: Town) -> None:
     """A release now and then, in whatever weather."""
     while True:
-        await asyncio.sleep(town.dice.expovariate(1 / 2_400))
+        await asyncio.sleep(town.dice.expovariate(1 / 1_800))
         town.spawn(_restart(town, town.dice.choice(town.servers)))
 
 
 async def _restart(town: Town, server: Server) -> None:
+    """Best when a batch has been claimed there that nobody has taken yet."""
+    for _ in range(200):
+        if town.untaken(server):
+            break
+        await asyncio.sleep(3)
     if server.engine:
         town.trouble("restart", server.number)
         await server.leave()
@@ -140,7 +145,8 @@ async def _weather(town: Town) -> None:
             await _storm(town)
         finally:
             town.weather.stormy, town.weather.slowest_s = False, 0.003
-            town.troubles.append((begun_s, town.loop.time()))
+            town.calm_since_s = town.loop.time()
+            town.troubles.append((begun_s, town.calm_since_s))
             town.note("calm")
 
 

@@ -103,7 +103,7 @@ class Town:
         self.world = World(now=self.store_ms)
         self.trace = hashlib.sha256()
         self.troubles: list[tuple[float, float]] = []
-        self.jumped_s = 0.0
+        self.jumped_s = self.calm_since_s = 0.0
         self.taken: set[str] = set()
         self.complaints: list[str] = []
         self.servers = [Server(self, number) for number in range(servers)]
@@ -140,17 +140,23 @@ class Town:
         up = [server.engine for server in self.servers if server.engine]
         return self.dice.choice(up) if up else None
 
-    def left(self, server: Server) -> None:
-        """After a drain in calm weather, no batch is leased there that no subscriber ever took."""
-        if self.weather.stormy:
-            return
+    def untaken(self, server: Server) -> list[str]:
+        """Batches that are leased for subscribers of a server, and not in their hands yet."""
+        found = list[str]()
         for chat in self.world.chats.values():
             head = chat.head
             if head is None or head.lease_ms is None:
                 continue
             here = head.attempts[-1].subscriber_id.endswith(f"@{server.number}")
             if here and f"{head.batch_id} {head.token}" not in self.taken:
-                self.complaints.append(f"batch {head.batch_id} was not given back by a drain")
+                found.append(head.batch_id)
+        return found
+
+    def left(self, server: Server) -> None:
+        """After a drain in calm weather, no batch is leased there that no subscriber ever took."""
+        if not self.weather.stormy and self.loop.time() - self.calm_since_s > 2 * LEASE_S:
+            for batch_id in self.untaken(server):
+                self.complaints.append(f"batch {batch_id} was not given back by a drain")
 
     def policy(self, chat: Conversation) -> WindowPolicy:
         return POLICIES[self.chats.index(chat) % len(POLICIES)]
