@@ -178,7 +178,6 @@ async def _strike(town: Town) -> None:
             server.link.stopped_until_s = town.loop.time() + dice.uniform(5, 90)
         case "jump":
             town.trouble("jump", server.number)
-            town.jumped_s = town.loop.time()
             server.jump(dice.choice((-1, 1)) * dice.choice((0.05, 1.0, 60.0, 3_600.0)))
         case "outage" | "outage of all" as what:
             struck = [server] if what == "outage" else town.servers

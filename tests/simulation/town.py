@@ -103,7 +103,7 @@ class Town:
         self.world = World(now=self.store_ms)
         self.trace = hashlib.sha256()
         self.troubles: list[tuple[float, float]] = []
-        self.jumped_s = self.calm_since_s = 0.0
+        self.calm_since_s = 0.0
         self.taken: set[str] = set()
         self.complaints: list[str] = []
         self.servers = [Server(self, number) for number in range(servers)]
