@@ -11,7 +11,7 @@ from tidegate_server.errors import LeaseLost, NotFound, Superseded, TidegateErro
 from tidegate_server.sinks.stream import Closing, Subscriber
 
 ROOM = 16
-STALE_MS = 1_500
+STALE_MS = 3_000
 """A server lets go of a batch that soon after its lease, by its own idea of the store's clock."""
 ENDINGS = (
     (None, 0.72),
