@@ -176,7 +176,7 @@ async def _strike(town: Town) -> None:
         case "stop" if server.link:
             town.trouble("stop", server.number)
             until_s = server.link.stopped_until_s = town.loop.time() + dice.uniform(5, 90)
-            town.troubles.append((until_s, until_s))
+            town.troubles.append((town.loop.time(), until_s))
         case "jump":
             town.trouble("jump", server.number)
             server.jump(dice.choice((-1, 1)) * dice.choice((0.05, 1.0, 60.0, 3_600.0)))
@@ -187,7 +187,7 @@ async def _strike(town: Town) -> None:
                 if one.link:
                     one.link.away_until_s = until_s
             town.trouble(what)
-            town.troubles.append((until_s, until_s))
+            town.troubles.append((town.loop.time(), until_s))
         case _:
             pass
 
