@@ -211,7 +211,7 @@ async def test_a_batch_that_is_erased_before_it_is_taken_is_never_handed_out():
 
 async def test_erasing_at_the_moment_of_the_claim_leaves_no_credit_behind():
     async with servers(2) as (here, there):
-        subscriber = here.subscribe("a", most=1, lease_ms=50)
+        subscriber = here.subscribe("a", most=1)
         here.store.gate = asyncio.Event()
         await here.add("ann", policy=NOW)
         await until(lambda: bool(here.store.tokens))

@@ -1,15 +1,13 @@
-import pytest
 from structlog.testing import capture_logs
 
 from tidegate_server.engine.lateness import Lateness
 from tidegate_server.metrics import Metrics
 
 
-def test_late_batches_are_counted_and_reported_together(monkeypatch: pytest.MonkeyPatch):
+def test_late_batches_are_counted_and_reported_together():
     now = 100.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
     metrics = Metrics()
-    lateness = Lateness(metrics, late_after_ms=1_000)
+    lateness = Lateness(metrics, late_after_ms=1_000, monotonic=lambda: now)
     with capture_logs() as logs:
         for late_ms in (1_000, 1_001, 5_000, 2_000):
             lateness.observe(late_ms)

@@ -52,6 +52,20 @@ async def test_a_claim_whose_answer_was_lost_is_repeated_with_its_token():
         assert subscriber.in_flight == 0
 
 
+async def test_a_batch_whose_lease_was_over_before_the_answer_came_is_not_handed_out():
+    async with servers(sweep_ms=20) as (server,):
+        gate = server.store.gate = asyncio.Event()
+        subscriber = server.subscribe("a", lease_ms=40)
+        await server.add("ann", policy=NOW)
+        await until(lambda: len(server.store.tokens) == 1)
+        again = server.store.gate = asyncio.Event()
+        await until(lambda: len(server.store.tokens) == 2)
+        gate.set()
+        assert await subscriber.next(0.02) is None
+        again.set()
+        assert (await taken(subscriber)).info.attempt > 1
+
+
 async def test_a_store_that_keeps_losing_claims_is_not_asked_without_a_pause():
     async with servers() as (server,):
         server.subscribe("a")

@@ -8,6 +8,7 @@ _MODULES = (
     "tests.torture.lines.kills",
     "tests.torture.lines.points",
     "tests.torture.lines.stores",
+    "tests.torture.lines.simulation",
     "tests.torture.lines.network",
     "tests.torture.lines.rolling",
     "tests.torture.lines.poison",

@@ -65,9 +65,9 @@ class StoreClock:
 class StoreClocks:
     """A clock for each partition of the store: they may be on nodes whose clocks differ."""
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Store, monotonic: Callable[[], float] = time.monotonic):
         self._partition_of = store.partition_of
-        self._clocks = [StoreClock() for _ in range(store.partitions)]
+        self._clocks = [StoreClock(monotonic) for _ in range(store.partitions)]
 
     def __iter__(self) -> Iterator[StoreClock]:
         return iter(self._clocks)

@@ -42,6 +42,7 @@ class Dispatcher:
         release: Callable[[Sequence[Batch]], object],
         over: Callable[[Sequence[Conversation]], None],
     ):
+        self._clocks = clocks
         self._subscribers = subscribers
         self._metrics = metrics
         self._lateness = lateness
@@ -57,6 +58,11 @@ class Dispatcher:
     def deliver(self, batch: Batch, subscriber: Subscriber) -> None:
         """Give a batch to the subscriber it was claimed for, else to another one, else back."""
         info, length_ms, until_ms = batch.info, subscriber.lease_ms, batch.lease_expires_at_ms
+        if self._clocks.of(info.conversation).now_ms() >= until_ms:
+            # The answer was so long under way that the batch may be settled, and the next one out.
+            self._subscribers.free(subscriber)
+            self._over([info.conversation])
+            return
         self._leases[info.batch_id] = Lease(info, batch.token, length_ms, until_ms)
         self._ends.of(info.conversation).set(info.batch_id, until_ms + _MARGIN_MS)
         if not self._hand(batch, subscriber):

@@ -1,6 +1,7 @@
 """The engine: whatever has consequences for timers, credits or other servers goes through it."""
 
 import asyncio
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
@@ -57,7 +58,8 @@ class Engine:
     `lease_ms` is the length of an extension for leases of other servers; a batch that is formed
     more than `late_after_ms` after its window's end is reported. Without `events` those who watch
     see nothing of this server. Read `store` directly; what changes it has a method here.
-    `on_store` is told whether the store answers, when that changes. All in one event loop.
+    `on_store` is told whether the store answers, when that changes. `monotonic` is the clock of
+    this process. All in one event loop.
     """
 
     def __init__(
@@ -70,9 +72,10 @@ class Engine:
         max_subscribers: int = 1_000,
         sweep_ms: int = 1_000,
         events: bool = True,
+        monotonic: Callable[[], float] = time.monotonic,
     ):
         self.store = store
-        self.clocks = StoreClocks(store)
+        self.clocks = StoreClocks(store, monotonic)
         self.clock = self.clocks.first
         self.subscribers = Subscribers(limit=max_subscribers)
         self.drain_begun = asyncio.Event()
@@ -80,7 +83,7 @@ class Engine:
         self._metrics = metrics
         self._lease_ms = lease_ms
         self._tasks = Tasks()
-        self._outage = Outage(in_parts=store.partitions > 1)
+        self._outage = Outage(monotonic, in_parts=store.partitions > 1)
         self._events = Events(store, tasks=self._tasks, enabled=events)
         self._supersession = Supersession(
             store,
@@ -93,7 +96,7 @@ class Engine:
             self.clocks,
             self.subscribers,
             metrics=metrics,
-            lateness=Lateness(metrics, late_after_ms=late_after_ms),
+            lateness=Lateness(metrics, late_after_ms=late_after_ms, monotonic=monotonic),
             delivered=self._delivered,
             release=self._release,
             over=self._over,

@@ -1,6 +1,7 @@
 """How late batches are formed, and a word about it when that is too late."""
 
 import time
+from collections.abc import Callable
 
 from tidegate_server.logs import get_logger
 from tidegate_server.metrics import Metrics
@@ -13,7 +14,14 @@ log = get_logger("tidegate.engine")
 class Lateness:
     """Counts each batch, and reports those later than `late_after_ms`, at most every 10 s."""
 
-    def __init__(self, metrics: Metrics, *, late_after_ms: int):
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        late_after_ms: int,
+        monotonic: Callable[[], float] = time.monotonic,
+    ):
+        self._monotonic = monotonic
         self._metrics = metrics
         self._late_after_ms = late_after_ms
         self._batches = 0
@@ -28,7 +36,7 @@ class Lateness:
         self._metrics.late += 1
         self._batches += 1
         self._worst_ms = max(self._worst_ms, late_ms)
-        if time.monotonic() >= self._next_report:
+        if self._monotonic() >= self._next_report:
             self._report()
 
     def _report(self) -> None:
@@ -39,4 +47,4 @@ class Lateness:
             worst_s=round(self._worst_ms / 1_000, 1),
         )
         self._batches = self._worst_ms = 0
-        self._next_report = time.monotonic() + _REPORT_S
+        self._next_report = self._monotonic() + _REPORT_S

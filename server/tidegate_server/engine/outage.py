@@ -20,7 +20,10 @@ class Outage:
     when nothing of it answers: a call that failed may have failed with its part.
     """
 
-    def __init__(self, *, in_parts: bool = False) -> None:
+    def __init__(
+        self, monotonic: Callable[[], float] = time.monotonic, *, in_parts: bool = False
+    ) -> None:
+        self._monotonic = monotonic
         self._in_parts = in_parts
         self.on_change: Callable[[], None] = lambda: None
         self._here = asyncio.Event()
@@ -37,7 +40,7 @@ class Outage:
         """A call failed, or one to `all_of_it`."""
         if self.away or (self._in_parts and not all_of_it):
             return
-        if time.monotonic() - self._changed_at > _CALM_S:
+        if self._monotonic() - self._changed_at > _CALM_S:
             self._tries = 0
         self._here.clear()
         log.info("deliveries rest until the store answers", why=str(error))
@@ -47,7 +50,7 @@ class Outage:
         """A call was answered."""
         if self.away:
             self._here.set()
-            log.info("deliveries go on", rested_s=round(time.monotonic() - self._changed_at, 1))
+            log.info("deliveries go on", rested_s=round(self._monotonic() - self._changed_at, 1))
             self._change()
 
     def pause_s(self) -> float:
@@ -61,5 +64,5 @@ class Outage:
         await self._here.wait()
 
     def _change(self) -> None:
-        self._changed_at = time.monotonic()
+        self._changed_at = self._monotonic()
         self.on_change()

@@ -172,7 +172,7 @@ class Subscribers:
         self.on_room: Callable[[Subscriber], None] = lambda _: None
         self.guests = 0
         self._limit = limit
-        self._open: set[Subscriber] = set()
+        self._open: dict[Subscriber, None] = {}
         self._rings: OrderedDict[str, Ring] = OrderedDict()
         self._everything = Ring()
         self._holders: dict[str, Subscriber] = {}
@@ -207,7 +207,7 @@ class Subscribers:
             lease_ms=lease_ms,
             channel=channel,
         )
-        self._open.add(subscriber)
+        self._open[subscriber] = None
         self._empty.clear()
         for instance in instances:
             self._rings.setdefault(instance, Ring())
@@ -235,7 +235,7 @@ class Subscribers:
         """
         if subscriber not in self._open:
             return []
-        self._open.discard(subscriber)
+        del self._open[subscriber]
         for ring in self._rings_of(subscriber):
             ring.listeners -= 1
             ring.roomy.pop(subscriber, None)

@@ -281,6 +281,11 @@ class SealedStore(Store):
         """As the base says."""
         return self._shown(await self._inner.find(batch_id))
 
+    @property
+    def reconciled(self) -> int:
+        """As the base says."""
+        return self._inner.reconciled
+
     async def reconcile(self, *, limit: int) -> int:
         """As the base says."""
         return await self._inner.reconcile(limit=limit)

@@ -113,7 +113,7 @@ class Deliveries(Store):
         now = self.world.now()
         verdict = Verdict(token, "current" if only_if_current else "ack")
         chat, head, before = self._find(batch_id, verdict, now)
-        superseded = only_if_current and chat.open_row
+        superseded = only_if_current and len(chat.open_row) > chat.riders
         return before or self._end(
             chat, head, Event.REBUFFER if superseded else Event.ACK, verdict, now
         )
