@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from tests.store.test_real_store import LATER, claim, message
 from tests.store.test_sentinel import port_of
+from tests.support.adds import take
 from tests.support.cluster import ClusterStore
 from tests.support.stores import StoreProcess, eventually
 from tidegate_server.core.model import AddOutcome, Conversation
@@ -105,7 +106,7 @@ async def test_commands_wait_while_their_keys_move_to_another_node(cluster: Clus
     store.start()
     try:
         for n in range(50):
-            await store.add([message(f"before {n}", policy=LATER)])
+            await take(store, [message(f"before {n}", policy=LATER)])
         source_id = next(m.id for m in await cluster.members() if m.port == source.port)
         target_id = next(m.id for m in await cluster.members() if m.port == target.port)
         async with source.client() as old, target.client() as new:
@@ -117,7 +118,7 @@ async def test_commands_wait_while_their_keys_move_to_another_node(cluster: Clus
             # Half moved: nothing can be done at either.
             errors = metrics.store_errors
             adds = [
-                asyncio.create_task(store.add([message(f"amid {n}", policy=LATER)]))
+                asyncio.create_task(take(store, [message(f"amid {n}", policy=LATER)]))
                 for n in range(20)
             ]
             await eventually(lambda: metrics.store_errors > errors + 1)
@@ -125,7 +126,7 @@ async def test_commands_wait_while_their_keys_move_to_another_node(cluster: Clus
             await cluster.finish_move(HOME, target)
         answers = [answer for (answer,) in await asyncio.gather(*adds)]
         assert [answer.sequence for answer in answers] == [*range(51, 71)]
-        assert (await store.add([message("amid 3", policy=LATER)]))[0].outcome is (
+        assert (await take(store, [message("amid 3", policy=LATER)]))[0].outcome is (
             AddOutcome.DUPLICATE
         )
     finally:
@@ -144,9 +145,9 @@ async def test_after_the_death_of_a_primary_its_replica_has_what_was_acknowledge
         async with replica.client() as client:
             await client.config_set("min-replicas-to-write", "0")
         names = [f"m{n}" for n in range(30)]
-        before = [await store.add([message(name, chat=BOB)]) for name in names]
+        before = [await take(store, [message(name, chat=BOB)]) for name in names]
         await primary.kill()
-        after = asyncio.create_task(store.add([message("m0", chat=BOB)]))
+        after = asyncio.create_task(take(store, [message("m0", chat=BOB)]))
         assert await cluster.failed_over(HOME, primary) is replica
         await primary.start()
         (answer,) = await after

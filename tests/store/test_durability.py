@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.store.test_real_store import ANN, LATER, claim, message
+from tests.support.adds import take
 from tests.support.replicas import ReplicatedStore, follow
 from tests.support.stores import StoreProcess, binaries, eventually
 from tidegate_server.core.model import AddOutcome
@@ -51,19 +52,19 @@ async def test_an_add_is_unconfirmed_while_the_replica_hangs_and_its_repeat_is_a
     replicated: Replicated,
 ):
     store = replicated.store()
-    (added,) = await store.add([message("m1", policy=LATER)])
+    (added,) = await take(store, [message("m1", policy=LATER)])
     assert added.outcome is AddOutcome.BUFFERED
 
     replicated.replica.pause()
     for _ in range(2):
         with pytest.raises(Unconfirmed) as caught:
-            await store.add([message("m2", policy=LATER)])
+            await take(store, [message("m2", policy=LATER)])
         assert caught.value.reason == "DURABILITY_UNCONFIRMED"
         assert caught.value.maybe_done
     replicated.replica.resume()
 
     patient = replicated.store(timeout=5)
-    (added,) = await patient.add([message("m2", policy=LATER)])
+    (added,) = await take(patient, [message("m2", policy=LATER)])
     assert (added.outcome, added.sequence) == (AddOutcome.DUPLICATE, 2)
 
 
@@ -71,7 +72,7 @@ async def test_a_batch_is_withheld_until_the_replica_has_it_and_reads_are_not(
     replicated: Replicated,
 ):
     store = replicated.store()
-    await store.add([message("m1")])
+    await take(store, [message("m1")])
     replicated.replica.pause()
     with pytest.raises(Unconfirmed):
         await claim(store)
@@ -84,11 +85,11 @@ async def test_a_batch_is_withheld_until_the_replica_has_it_and_reads_are_not(
 
 async def test_a_full_store_refuses_adds_and_drains(replicated: Replicated):
     store = replicated.store(timeout=5)
-    await store.add([message("m1")])
+    await take(store, [message("m1")])
     async with replicated.primary.client() as client:
         await client.config_set("maxmemory", "1")
     with pytest.raises(StoreFull):
-        await store.add([message("m2")])
+        await take(store, [message("m2")])
     batch = (await claim(store)).batch
     assert batch
     await store.ack(batch.info.batch_id, batch.token)
@@ -96,22 +97,22 @@ async def test_a_full_store_refuses_adds_and_drains(replicated: Replicated):
 
 async def test_a_store_that_has_lost_its_keys_confirms_again(replicated: Replicated):
     store = replicated.store(timeout=5)
-    await store.add([message("m1", policy=LATER)])
+    await take(store, [message("m1", policy=LATER)])
     async with replicated.primary.client() as client:
         await client.delete(store.runner.keys.shared("beat"))
     with pytest.raises(Unconfirmed):
-        await store.add([message("m2", policy=LATER)])
-    (added,) = await store.add([message("m2", policy=LATER)])
+        await take(store, [message("m2", policy=LATER)])
+    (added,) = await take(store, [message("m2", policy=LATER)])
     assert added.outcome is AddOutcome.DUPLICATE
 
 
 async def test_without_its_last_replica_the_store_acknowledges_nothing(replicated: Replicated):
     store = replicated.store()
-    await store.add([message("m1", policy=LATER)])
+    await take(store, [message("m1", policy=LATER)])
     await replicated.replica.kill()
     await eventually(lambda: says_good_replicas(replicated.primary, 0))
     with pytest.raises(StoreUnavailable) as caught:
-        await store.add([message("m2", policy=LATER)])
+        await take(store, [message("m2", policy=LATER)])
     # Redis 6.2 does not apply the rule to scripts.
     if not isinstance(caught.value, Unconfirmed):
         assert "fewer replicas than its min-replicas-to-write" in str(caught.value)
@@ -120,7 +121,7 @@ async def test_without_its_last_replica_the_store_acknowledges_nothing(replicate
     await replicated.replica.start()
     await follow(replicated.replica, replicated.primary)
     await replicated.processes.linked()
-    (added,) = await replicated.store(timeout=5).add([message("m2", policy=LATER)])
+    (added,) = await take(replicated.store(timeout=5), [message("m2", policy=LATER)])
     assert added.sequence == 2
 
 
@@ -133,12 +134,12 @@ async def test_a_primary_that_is_a_replica_for_a_moment_gets_the_commands_later(
     replicated: Replicated,
 ):
     store = replicated.store(timeout=10, replicas=0)
-    await store.add([message("m0", policy=LATER)])
+    await take(store, [message("m0", policy=LATER)])
     async with replicated.primary.client() as client:
         await client.config_set("min-replicas-to-write", "0")
         await client.execute_command("REPLICAOF", "127.0.0.1", str(replicated.replica.port))
         adds = [
-            asyncio.create_task(store.add([message(f"m{n}", policy=LATER)])) for n in range(1, 6)
+            asyncio.create_task(take(store, [message(f"m{n}", policy=LATER)])) for n in range(1, 6)
         ]
         await eventually(lambda: replicated.metrics.store_errors > 1)
         await client.execute_command("REPLICAOF", "NO", "ONE")

@@ -14,6 +14,7 @@ from tidegate.v1 import buffer_service_pb2 as rpc
 from tidegate.v1 import types_pb2 as pb
 from tidegate_server.api.intake import Intake, IntakeRules
 from tidegate_server.api.rpc import Call
+from tidegate_server.core.access import EVERYTHING
 from tidegate_server.core.model import (
     Batch,
     Conversation,
@@ -346,6 +347,7 @@ class SomeCall:
     """A call without a deadline."""
 
     metadata: ClassVar[dict[str, str]] = {}
+    access = EVERYTHING
 
     async def in_time(self, work: Awaitable[Any]) -> Any:
         return await work

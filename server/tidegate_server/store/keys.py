@@ -12,8 +12,9 @@
     tg:{pN}:c:<cid>      hash    never            window, buffer, batch in front and its token
     tg:{pN}:m:<cid>      list    never            the messages: sealed ones first, then the buffer
     tg:{pN}:a:<cid>      list    never            attempts of the batch in front
-    tg:{pN}:d:<cid>      hash    2 x de-dup.      message id -> "sequence time copies"; "" -> since
-    tg:{pN}:e:<cid>      hash    2 x de-dup.      the generation of ids before that
+    tg:{pN}:d:<cid>      hash    2 x de-dup. **   message id -> "sequence time copies"; "" -> until
+                                                  when it takes ids, until when those of e count
+    tg:{pN}:e:<cid>      hash    2 x de-dup. **   the generation of ids before that
     tg:{pN}:l:<cid>      list    status           past batches, newest first: "settled id first last
                                                   state"
     tg:{pN}:x:<cid>      set     never            ids of its dead letters
@@ -27,6 +28,7 @@
     tg:events            channel                  what happens, while somebody watches
 
 * Never for a dead letter. What holds an unsettled message never expires.
+** From the beginning of the generation on; it takes ids for half of that time.
 
 A cid is "<instance>/<conversation>": an instance has no slash, so no two pairs have the same. The
 braces of a conversation cannot reach the hash tag, which is the first pair in the key.

@@ -24,7 +24,7 @@ from tidegate_server.core.model import (
 )
 from tidegate_server.errors import NotFound, StoreUnavailable, TidegateError
 from tidegate_server.store.base import (
-    Added,
+    AddResult,
     BatchDetails,
     Changed,
     Claimed,
@@ -96,7 +96,7 @@ class PartitionedStore(Connected):
     def _of(self, conversation: Conversation) -> RedisPartition:
         return self.parts[self.partition_of(conversation)]
 
-    async def add(self, messages: Sequence[NewMessage]) -> list[Added]:
+    async def add(self, messages: Sequence[NewMessage]) -> list[AddResult]:
         """As the base says."""
         places: dict[int, list[int]] = {}
         for place, message in enumerate(messages):
@@ -107,7 +107,7 @@ class PartitionedStore(Connected):
         )
         if any(isinstance(answer, BaseException) for answer in answers):
             raise _not_all_added(answers)
-        added = dict[int, Added]()
+        added = dict[int, AddResult]()
         for mine, answer in zip(places.values(), _good(answers), strict=True):
             added.update(zip(mine, answer, strict=True))
         return [added[place] for place in range(len(messages))]
@@ -269,6 +269,10 @@ class PartitionedStore(Connected):
         )
         return list(islice(merge(*found, key=_letter_place, reverse=True), limit))
 
+    async def find(self, batch_id: str) -> Conversation:
+        """As the base says."""
+        return await (await self._holder(batch_id)).find(batch_id)
+
     async def requeue(self, batch_id: str) -> Requeued:
         """As the base says."""
         try:
@@ -348,7 +352,7 @@ def _some(answers: Sequence[T | BaseException]) -> list[T]:
     return _good([answer for answer in answers if not isinstance(answer, StoreUnavailable)])
 
 
-def _not_all_added(answers: Sequence[list[Added] | BaseException]) -> BaseException:
+def _not_all_added(answers: Sequence[list[AddResult] | BaseException]) -> BaseException:
     """The error of messages of several partitions: if some were taken, nobody is told none was."""
     errors = [answer for answer in answers if isinstance(answer, BaseException)]
     bugs = [error for error in errors if not isinstance(error, TidegateError)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tidegate_server.core.model import BatchInfo, Conversation, WindowPolicy
+from tidegate_server.core.quota import Quota
 from tidegate_server.core.retry import RetryPolicy
 from tidegate_server.errors import LeaseLost, NotFound
 from tidegate_server.store import answers
@@ -19,10 +20,11 @@ _REMEMBERED_BATCHES = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What the scripts are told about time and limits."""
+    """What the scripts are told about time and limits. `quota` is that of an instance."""
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     default_policy: WindowPolicy = field(default_factory=WindowPolicy)
+    quota: Callable[[str], Quota] = field(default=lambda _: Quota())
     deduplication_ms: int = 3_600_000
     retain_status_ms: int = 3_600_000
     retain_processed_ms: int = 300_000
