@@ -33,6 +33,8 @@ from tidegate_server.store.connect import Address
 from tidegate_server.store.dial import Dialer
 from tidegate_server.store.keys import cid_of, partition_of
 from tidegate_server.store.redis import PartitionedStore, Rules, new_store
+from tidegate_server.store.sealed import SealedStore
+from tidegate_server.store.sealing import NameKey, Seals
 
 EPOCH_MS = 1_700_000_000_000
 CHATS = [Conversation(f"bot{n % 3}", f"user {n}") for n in range(24)]
@@ -341,6 +343,31 @@ async def test_clocks_that_differ_by_minutes_make_nobody_early_late_or_busy(proc
     assert max(claims.values()) <= 3 * 3
     await split.engine.stop()
     await split.store.stop()
+
+
+async def test_a_sealed_name_has_the_partition_of_its_seal(process: StoreProcess):
+    inner = open_store(Address(process.url, timeout=30).dialer, 4)
+    store = SealedStore(inner, Seals(names=NameKey(bytes(32))))
+    engine = Engine(store, metrics=Metrics(), sweep_ms=100)
+    await engine.start()
+    subscriber = engine.subscribe(
+        "worker",
+        instances=frozenset(),
+        max_in_flight=8,
+        lease_ms=30_000,
+        channel=DeliveryChannel.STREAM,
+    )
+    await engine.add([message("m", chat, SOON) for chat in CHATS])
+    got: set[Conversation] = set()
+    for _ in CHATS:
+        batch = await subscriber.next(10)
+        assert isinstance(batch, Batch)
+        got.add(batch.info.conversation)
+        await engine.ack(batch.info.batch_id, batch.token)
+    assert got == set(CHATS)
+    assert {store.partition_of(chat) for chat in CHATS} == set(range(4))
+    await engine.stop()
+    await inner.stop()
 
 
 class SomeCall:
