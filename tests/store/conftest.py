@@ -1,6 +1,7 @@
 """Stores on real servers: every test that asks for `real` runs on each kind of them."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -47,16 +48,22 @@ class Real:
 
 
 KINDS = [(name, path, 1) for name, path in binaries()]
-"""Also a store of many partitions, on the one that all tests prefer."""
 PARTITIONED = [(f"{name}-64", path, 64) for name, path in binaries()[:1]]
+"""A store of many partitions, on the one that all tests prefer."""
 
 
-@pytest_asyncio.fixture(params=[*KINDS, *PARTITIONED], ids=lambda kind: kind[0])
-async def real(request: pytest.FixtureRequest) -> AsyncIterator[Real]:
-    kind: tuple[str, Path, int] = request.param
-    async with StoreProcess(kind[1]) as process:
-        world = Real(process, kind[2])
+@asynccontextmanager
+async def started(kind: tuple[str, Path, int]) -> AsyncGenerator[Real]:
+    _, path, partitions = kind
+    async with StoreProcess(path) as process:
+        world = Real(process, partitions)
         yield world
         for store in world.stores:
             await store.stop()
         await world.client.aclose()
+
+
+@pytest_asyncio.fixture(params=KINDS, ids=lambda kind: kind[0])
+async def real(request: pytest.FixtureRequest) -> AsyncIterator[Real]:
+    async with started(request.param) as world:
+        yield world

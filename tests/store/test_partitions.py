@@ -14,6 +14,7 @@ from tidegate.v1 import buffer_service_pb2 as rpc
 from tidegate.v1 import types_pb2 as pb
 from tidegate_server.api.intake import Intake, IntakeRules
 from tidegate_server.api.rpc import Call
+from tidegate_server.core.access import EVERYTHING
 from tidegate_server.core.model import (
     Batch,
     Conversation,
@@ -32,6 +33,8 @@ from tidegate_server.store.connect import Address
 from tidegate_server.store.dial import Dialer
 from tidegate_server.store.keys import cid_of, partition_of
 from tidegate_server.store.redis import PartitionedStore, Rules, new_store
+from tidegate_server.store.sealed import SealedStore
+from tidegate_server.store.sealing import NameKey, Seals
 
 EPOCH_MS = 1_700_000_000_000
 CHATS = [Conversation(f"bot{n % 3}", f"user {n}") for n in range(24)]
@@ -342,10 +345,36 @@ async def test_clocks_that_differ_by_minutes_make_nobody_early_late_or_busy(proc
     await split.store.stop()
 
 
+async def test_a_sealed_name_has_the_partition_of_its_seal(process: StoreProcess):
+    inner = open_store(Address(process.url, timeout=30).dialer, 4)
+    store = SealedStore(inner, Seals(names=NameKey(bytes(32))))
+    engine = Engine(store, metrics=Metrics(), sweep_ms=100)
+    await engine.start()
+    subscriber = engine.subscribe(
+        "worker",
+        instances=frozenset(),
+        max_in_flight=8,
+        lease_ms=30_000,
+        channel=DeliveryChannel.STREAM,
+    )
+    await engine.add([message("m", chat, SOON) for chat in CHATS])
+    got: set[Conversation] = set()
+    for _ in CHATS:
+        batch = await subscriber.next(10)
+        assert isinstance(batch, Batch)
+        got.add(batch.info.conversation)
+        await engine.ack(batch.info.batch_id, batch.token)
+    assert got == set(CHATS)
+    assert {store.partition_of(chat) for chat in CHATS} == set(range(4))
+    await engine.stop()
+    await inner.stop()
+
+
 class SomeCall:
     """A call without a deadline."""
 
     metadata: ClassVar[dict[str, str]] = {}
+    access = EVERYTHING
 
     async def in_time(self, work: Awaitable[Any]) -> Any:
         return await work

@@ -1,10 +1,12 @@
 """What the store on a real server does beyond the agreement with the reference store."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
-from tests.store.conftest import AnyStore, Real
+from tests.store.conftest import KINDS, PARTITIONED, AnyStore, Real, started
 from tests.support.stores import eventually
 from tidegate_server.core.model import (
     BatchState,
@@ -23,6 +25,13 @@ ANN = Conversation("bot", "ann")
 NOW = WindowPolicy(delay_ms=0, grace_ms=0)
 SOON = WindowPolicy(delay_ms=60_000, grace_ms=0, max_wait_ms=600_000)
 LATER = WindowPolicy(delay_ms=3_600_000, grace_ms=0, max_wait_ms=3_600_000)
+
+
+@pytest_asyncio.fixture(params=[*KINDS, *PARTITIONED], ids=lambda kind: kind[0])
+async def real(request: pytest.FixtureRequest) -> AsyncIterator[Real]:
+    """Also a store of many partitions."""
+    async with started(request.param) as world:
+        yield world
 
 
 def message(

@@ -58,6 +58,8 @@ class SealedStore(Store):
 
     def partition_of(self, conversation: Conversation) -> int:
         """As the base says."""
+        if self.partitions == 1:
+            return 0
         return self._inner.partition_of(self._hidden(conversation))
 
     async def tell(self, notices: Sequence[Notice]) -> None:

@@ -256,10 +256,6 @@ class PartitionedStore(Connected):
         """As the base says."""
         return stats_of(await self._all(lambda part: part.stats(instance)))
 
-    async def find(self, batch_id: str) -> Conversation:
-        """As the base says."""
-        return await (await self._holder(batch_id)).find(batch_id)
-
     async def batch(self, batch_id: str) -> BatchDetails:
         """As the base says."""
         return await (await self._holder(batch_id)).batch(batch_id)
@@ -272,6 +268,10 @@ class PartitionedStore(Connected):
             lambda part: part.dead_letters(instance, limit=limit, before=before)
         )
         return list(islice(merge(*found, key=_letter_place, reverse=True), limit))
+
+    async def find(self, batch_id: str) -> Conversation:
+        """As the base says."""
+        return await (await self._holder(batch_id)).find(batch_id)
 
     async def requeue(self, batch_id: str) -> Requeued:
         """As the base says."""
