@@ -2,16 +2,15 @@
 
 import asyncio
 import json
-import os
 import sys
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from tests.torture.edge_race.count import Delivered, Sent
-from tests.torture.edge_race.writer import Order
+from tests.torture.edge_race.writer import Order, log_of
 
 ROOT = Path(__file__).parents[3]
 WRITERS, SHOTS = 3, 10
@@ -36,7 +35,7 @@ def order_of(
 ) -> Order:
     """An order that sends about so many messages, in a directory that is made for it."""
     windows = max(1, round(messages / WINDOW_MESSAGES / WRITERS))
-    conversations = min(MOST_CONVERSATIONS, windows)
+    conversations = min(MOST_CONVERSATIONS, -(-windows // 3))
     directory.mkdir()
     return Order(
         contestant=contestant,
@@ -53,72 +52,59 @@ def order_of(
     )
 
 
-async def run(order: Order) -> Seen:
-    """Let the writers write, and wait until their processes have ended."""
-    orders = [replace(order, index=n) for n in range(order.writers)]
-    async with asyncio.timeout(LONGEST_S), _processes(orders) as processes:
-        await asyncio.gather(*(_hear(process, b"ready") for process in processes))
-        begun_s = time.monotonic()
-        for process in processes:
-            _tell(process)
-        await asyncio.gather(*(_hear(process, b"done") for process in processes))
-        seconds = time.monotonic() - begun_s
-        for process in processes:
-            _hang_up(process)
-        await asyncio.gather(*(_end(process) for process in processes))
-    return _collect(orders, seconds)
+class Writers:
+    """The processes. `async with` starts them, and ends them."""
 
+    def __init__(self) -> None:
+        self._processes: list[asyncio.subprocess.Process] = []
 
-@asynccontextmanager
-async def _processes(orders: list[Order]) -> AsyncGenerator[list[asyncio.subprocess.Process]]:
-    processes: list[asyncio.subprocess.Process] = []
-    try:
-        for order in orders:
-            processes.append(await _spawn(order))
-        yield processes
-    finally:
-        for process in processes:
+    async def __aenter__(self) -> Self:
+        for _ in range(WRITERS):
+            self._processes.append(
+                await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "tests.torture.edge_race.writer"),
+                    cwd=ROOT,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                )
+            )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for process in self._processes:
             if process.returncode is None:
                 process.kill()
-                await process.wait()
+            await process.wait()
+
+    async def obey(self, order: Order) -> Seen:
+        """What the writers see who obey an order, each with an index of its own."""
+        orders = [replace(order, index=n) for n in range(WRITERS)]
+        async with asyncio.timeout(LONGEST_S):
+            await self._all([json.dumps(asdict(order)) for order in orders], "ready")
+            begun_s = time.monotonic()
+            await self._all(["go"] * WRITERS, "done")
+            seconds = time.monotonic() - begun_s
+            await self._all(["enough"] * WRITERS, "written")
+        return _collect(orders, seconds)
+
+    async def _all(self, lines: Sequence[str], answer: str) -> None:
+        for process, line in zip(self._processes, lines, strict=True):
+            assert process.stdin
+            process.stdin.write(f"{line}\n".encode())
+        await asyncio.gather(*(_hear(process, answer) for process in self._processes))
 
 
-async def _spawn(order: Order) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.torture.edge_race.writer", json.dumps(asdict(order))),
-        cwd=ROOT,
-        env=os.environ,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-
-
-async def _hear(process: asyncio.subprocess.Process, word: bytes) -> None:
+async def _hear(process: asyncio.subprocess.Process, word: str) -> None:
     assert process.stdout
-    heard = (await process.stdout.readline()).strip()
+    heard = (await process.stdout.readline()).decode().strip()
     assert heard == word, f"a writer says {heard!r} instead of {word!r}; see what it printed"
 
 
-def _tell(process: asyncio.subprocess.Process) -> None:
-    assert process.stdin
-    process.stdin.write(b"go\n")
-
-
-def _hang_up(process: asyncio.subprocess.Process) -> None:
-    assert process.stdin
-    process.stdin.close()
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    code = await process.wait()
-    assert code == 0, f"a writer ended with {code}; see what it printed"
-
-
-def _collect(orders: list[Order], seconds: float) -> Seen:
+def _collect(orders: Sequence[Order], seconds: float) -> Seen:
     sent: list[Sent] = []
     delivered: list[Delivered] = []
     for order in orders:
-        path = Path(order.directory) / f"{order.index}.json"
+        path = log_of(order)
         log = json.loads(path.read_text())
         sent += [Sent(*fields) for fields in log["sent"]]
         delivered += [Delivered(*fields) for fields in log["delivered"]]

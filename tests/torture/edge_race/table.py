@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from redis import Redis
@@ -15,9 +16,9 @@ from tests.support.servers import Server
 from tests.support.stores import StoreProcess, eventually
 from tests.torture.edge_race.contestant import WINDOW_S
 from tests.torture.edge_race.count import Counts, Delivered, Sent, count
-from tests.torture.edge_race.run import WINDOW_MESSAGES, Seen, order_of, run
+from tests.torture.edge_race.run import WINDOW_MESSAGES, Seen, Writers, order_of
 from tests.torture.edge_race.tidegate import INSTANCE, MOST
-from tests.torture.edge_race.writer import CONTESTANTS
+from tests.torture.edge_race.writer import CONTESTANTS, Order
 from tests.torture.score import Dose
 from tidegate import Client
 from tidegate_server.store.keys import Keys
@@ -64,14 +65,17 @@ async def table(
     rows = [Row(name, ends) for ends in (False, True) for name in names]
     left = {id(row): min(dose.messages, others) for row in rows}
     left |= {id(r): dose.messages for r in rows if r.contestant == "Tidegate" and not r.ends}
-    async with StoreProcess() as store, Server(dose.directory, store_url=store.url) as server:
+    async with (
+        StoreProcess() as store,
+        Server(dose.directory, store_url=store.url) as server,
+        Writers() as writers,
+    ):
+        race = _Race(dose, writers, store=store, server=server)
         for n in itertools.count():
             waiting = [row for row in rows if left[id(row)] > 0]
             for row in waiting:
-                place = f"{n}-{rows.index(row)}"
-                part = min(ROUND, left[id(row)])
                 before = row.messages
-                await _run(row, place, part, dose=dose, store=store, server=server)
+                await race.run(row, f"{n}-{rows.index(row)}", min(ROUND, left[id(row)]))
                 left[id(row)] -= max(row.messages - before, WINDOW_MESSAGES)
             if not waiting:
                 break
@@ -79,28 +83,42 @@ async def table(
     return rows
 
 
-async def _run(
-    row: Row, place: str, messages: int, *, dose: Dose, store: StoreProcess, server: Server
-) -> None:
-    ours = row.contestant == "Tidegate"
-    order = order_of(
-        row.contestant,
-        server.target if ours else store.url,
-        place,
-        messages,
-        ends=row.ends,
-        seed=dose.seed,
-        directory=dose.directory / place,
-    )
-    if not ours:
-        row.take(await run(order), None)
-        return
-    history = History()
-    async with Client(server.target) as gate, Reader(gate, history, INSTANCE, max_in_flight=256):
-        seen = await run(order)
-        _add_to(history, seen.sent)
-        await eventually(history.drained, within_s=30)
-    row.take(dataclasses.replace(seen, delivered=_delivered(history)), tally(history))
+class _Race:
+    def __init__(self, dose: Dose, writers: Writers, *, store: StoreProcess, server: Server):
+        self._dose = dose
+        self._writers = writers
+        self._store = store
+        self._server = server
+
+    async def run(self, row: Row, name: str, messages: int) -> None:
+        """Give one contestant some messages, and add what became of them to its row."""
+        ours = row.contestant == "Tidegate"
+        order = order_of(
+            row.contestant,
+            self._server.target if ours else self._store.url,
+            name,
+            messages,
+            ends=row.ends,
+            seed=self._dose.seed,
+            directory=self._dose.directory / name,
+        )
+        if ours:
+            await self._run_ours(row, order)
+        else:
+            row.take(await self._writers.obey(order), None)
+
+    async def _run_ours(self, row: Row, order: Order) -> None:
+        """The same with a subscriber, and the checker's judgement."""
+        history = History()
+        async with (
+            Client(self._server.target) as gate,
+            Reader(gate, history, INSTANCE, max_in_flight=256),
+        ):
+            seen = await self._writers.obey(order)
+            _add_to(history, seen.sent)
+            with suppress(TimeoutError):
+                await eventually(history.drained, within_s=30)
+        row.take(dataclasses.replace(seen, delivered=_delivered(history)), tally(history))
 
 
 def _add_to(history: History, sent: Sequence[Sent]) -> None:

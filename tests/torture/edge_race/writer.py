@@ -1,8 +1,8 @@
 """A process of the load: it opens windows, and shoots at their ends together with the others.
 
-`python -m tests.torture.edge_race.writer ORDER`, the order in JSON. It says "ready", begins when
-it reads a line, says "done" when its own windows are, and goes on shooting at those of the others
-until its input ends. Then it writes its log.
+It reads an order, in JSON, from its input and says "ready"; begins at the next line, and says
+"done" when its own windows are; goes on shooting at those of the others until the third line;
+then writes down what it saw, says "written", and waits for the next order.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ from tests.torture.edge_race.repaired import Repaired
 
 AIM_S = 0.003
 """Shots go at most this far before and after a window's end."""
-LIFE_S = 1.0
-"""How long a process lives that ends now and then; 40 s of the replaced system."""
+LIFE_S = 0.5
+"""How long a process lives that ends now and then; 20 s of the replaced system."""
 WINDOWS_OF_A_NAME = 4
 """A conversation gets another name after so many windows, so that there are many."""
 
@@ -43,6 +43,11 @@ class Order:
     ends: bool
     seed: int
     directory: str
+
+
+def log_of(order: Order) -> Path:
+    """Where a writer writes down what it saw."""
+    return Path(order.directory) / f"{order.index}.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +87,9 @@ class Writer:
         self._work: set[asyncio.Task[None]] = set()
         self._numbers = 0
 
-    async def run(self) -> None:
-        """Do the order's part, tell when it is done, and help the others until the input ends."""
+    async def run(self, commands: asyncio.StreamReader) -> None:
+        """Do the order's part, tell when it is done, and help the others until a line comes."""
         await self._post.open()
-        commands = await _input()
         print("ready", flush=True)
         await commands.readline()
         lives = asyncio.create_task(self._live())
@@ -93,7 +97,7 @@ class Writer:
             for n in range(self._order.conversations):
                 own.create_task(self._keep(n))
         print("done", flush=True)
-        await commands.read()
+        await commands.readline()
         lives.cancel()
         await asyncio.gather(*self._work)
         await self._contestant.close()
@@ -150,14 +154,16 @@ async def _input() -> asyncio.StreamReader:
     return reader
 
 
-def main() -> None:
-    """Obey the order that the command line has."""
-    order = Order(**json.loads(sys.argv[1]))
-    writer = Writer(order)
-    asyncio.run(writer.run())
-    path = Path(order.directory) / f"{order.index}.json"
-    path.write_text(json.dumps(asdict(writer.log)))
+async def main() -> None:
+    """Obey the orders that come."""
+    commands = await _input()
+    while line := await commands.readline():
+        order = Order(**json.loads(line))
+        writer = Writer(order)
+        await writer.run(commands)
+        log_of(order).write_text(json.dumps(asdict(writer.log)))
+        print("written", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(main())
