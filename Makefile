@@ -18,6 +18,9 @@ test: .venv/.dev  ## all tests
 agreement: .venv/.dev  ## a million random steps, scripts against the reference store (half an hour)
 	@STEPS=1000000 $(BIN)/pytest --timeout 0 tests/store/test_agreement.py
 
+torture: .venv/.dev  ## kill, hang and cut everything under load, and write docs/reliability.md (an hour)
+	@$(BIN)/python -m tests.torture
+
 check: .venv/.dev  ## format, lint, types, layers, contract
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -52,4 +55,4 @@ endef
 	$(call install,dev)
 	@touch .venv/.server
 
-.PHONY: help demo run test agreement check proto bench
+.PHONY: help demo run test agreement torture check proto bench

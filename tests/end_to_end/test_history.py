@@ -47,9 +47,15 @@ class Scene:
         self.history.deliver(delivery, at_s=self._step())
 
     def settle(
-        self, batch_id: str, *, attempt: int = 1, final: bool = True, phase: Phase = Phase.OK
+        self,
+        batch_id: str,
+        *,
+        attempt: int = 1,
+        final: bool = True,
+        rebuffers: bool = False,
+        phase: Phase = Phase.OK,
     ) -> None:
-        settlement = Settlement(batch_id, attempt, final)
+        settlement = Settlement(batch_id, attempt, final, rebuffers)
         operation = self.history.invoke(settlement, at_s=self._step())
         self.history.end(operation, phase, settlement, at_s=self._step())
 
@@ -110,6 +116,22 @@ def test_a_message_in_two_batches_is_found(scene: Scene):
         "message m1 was delivered in the batches ['b1', 'b2']",
         "message m1 of bot came out of order",
     )
+
+
+def test_a_message_in_a_second_batch_after_it_was_rebuffered_is_no_violation(scene: Scene):
+    scene.add("m1", sequence=1)
+    scene.deliver("b1", ("m1", 1))
+    scene.settle("b1", rebuffers=True)
+    scene.deliver("b2", ("m1", 1))
+    scene.settle("b2")
+    scene.expect()
+
+
+def test_a_message_that_was_rebuffered_and_never_came_again_is_found(scene: Scene):
+    scene.add("m1", sequence=1)
+    scene.deliver("b1", ("m1", 1))
+    scene.settle("b1", rebuffers=True)
+    scene.expect("message m1 was acknowledged and never delivered again")
 
 
 def test_a_redelivery_with_other_messages_is_found(scene: Scene):

@@ -117,11 +117,11 @@ async def settle(
 ) -> bool:
     """Ack or nack, as often as it takes to know what became of it. False: the lease is lost.
 
-    An ack, and the nack that makes it a dead letter, end the batch; so does the one of which the
-    caller says that it is the last.
+    An ack, and the nack that rebuffers it or makes it a dead letter, end the batch; so does the
+    one of which the caller says that it is the last.
     """
-    final = final or nack in (None, NackAction.DEAD_LETTER)
-    settlement = Settlement(batch.id, batch.attempt, final)
+    final = final or nack in (None, NackAction.DEAD_LETTER, NackAction.REBUFFER)
+    settlement = Settlement(batch.id, batch.attempt, final, nack is NackAction.REBUFFER)
     while True:
         operation = history.invoke(settlement)
         try:

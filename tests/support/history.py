@@ -79,11 +79,15 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What a subscriber did with a delivery. A `final` one ends the batch."""
+    """What a subscriber did with a delivery. A `final` one ends the batch.
+
+    One that `rebuffers` ends it, too, but its messages come again in another batch.
+    """
 
     batch_id: str
     attempt: int
     final: bool = True
+    rebuffers: bool = False
 
 
 What = Add | Flush | Delivery | Settlement
@@ -129,7 +133,7 @@ class History:
             return
         if isinstance(what, Add):
             self.owed |= {(what.chat, what.message_id)} - self._done
-        elif isinstance(what, Settlement) and what.final:
+        elif isinstance(what, Settlement) and what.final and not what.rebuffers:
             self._done |= self._contents[what.batch_id]
             self.owed -= self._done
 
@@ -180,6 +184,15 @@ class _View:
         self._running: dict[int, _Operation] = {}
         for event in history.events:
             self._take(event)
+
+    def rebuffered(self, batch_id: str, *, surely: bool = False) -> bool:
+        """Whether the batch's messages may come, or must come, in another one."""
+        return any(
+            settlement.rebuffers
+            and operation.phase is not Phase.FAIL
+            and (operation.phase is Phase.OK or not surely)
+            for settlement, operation in self.settlements[batch_id]
+        )
 
     def _take(self, event: Event) -> None:
         what = event.what
@@ -245,8 +258,11 @@ def _lost(view: _View) -> Iterator[str]:
     """I1: an acknowledged message is delivered and settled."""
     for (chat, name), adds in view.adds.items():
         acknowledged = any(operation.phase is Phase.OK for _, operation in adds)
-        if acknowledged and (chat, name) not in view.placed:
-            yield f"message {name} was acknowledged and never delivered"
+        placed = view.placed.get((chat, name), set())
+        if acknowledged and all(view.rebuffered(batch, surely=True) for batch in placed):
+            yield f"message {name} was acknowledged and never delivered" + (
+                " again" if placed else ""
+            )
     for batch_id in view.deliveries:
         settlements = view.settlements[batch_id]
         if not any(s.final and operation.phase is Phase.OK for s, operation in settlements):
@@ -256,7 +272,7 @@ def _lost(view: _View) -> Iterator[str]:
 def _twice(view: _View) -> Iterator[str]:
     """I2: a message is in one batch."""
     for (_, name), batches in view.placed.items():
-        if len(batches) > 1:
+        if sum(not view.rebuffered(batch_id) for batch_id in batches) > 1:
             yield f"message {name} was delivered in the batches {sorted(batches)}"
 
 
@@ -272,10 +288,13 @@ def _unordered(view: _View) -> Iterator[str]:
     for chat, batches in view.batches.items():
         newest = 0
         for batch_id in batches:
+            before = newest
             for message in view.deliveries[batch_id][0][1].messages:
                 if message.sequence <= newest:
                     yield f"message {message.message_id} of {chat[0]} came out of order"
                 newest = max(newest, message.sequence)
+            if view.rebuffered(batch_id):
+                newest = before
 
 
 def _overlapping(view: _View) -> Iterator[str]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import IO, Any, ClassVar, Protocol, Self
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -16,6 +16,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.support.stores import eventually
 
 _OPTIONS = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200))
+
+
+class Process(Protocol):
+    """What is asked of a process that was started, as subprocess.Popen has it."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def kill(self) -> None: ...
 
 
 class Server:
@@ -27,7 +37,7 @@ class Server:
     must leave no process behind; after a failure it is killed.
     """
 
-    started: ClassVar[list[subprocess.Popen[bytes]]] = []
+    started: ClassVar[list[Process]] = []
 
     def __init__(self, directory: Path, **settings: str):
         self.dir = directory
@@ -37,7 +47,7 @@ class Server:
             "data_dir": f"{directory}/data",
         } | settings
         self._log = directory / "server.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._log_offset = 0
 
     @property
@@ -67,14 +77,17 @@ class Server:
         environ |= {f"TIDEGATE_{key.upper()}": value for key, value in self._settings.items()}
         with self._log.open("ab") as log:
             self._log_offset = log.tell()
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tidegate", "serve"],
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            self._process = self._launch(environ, log)
         self.started.append(self._process)
+
+    def _launch(self, environ: dict[str, str], log: IO[bytes]) -> Process:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tidegate", "serve"],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
 
     async def start(self, **settings: str) -> Self:
         """Start, with other settings if any are given, and wait until its health says SERVING."""
@@ -132,10 +145,15 @@ class Server:
         os.kill(self.pid, signal.SIGTERM)
         return await self.ended()
 
+    def strike(self) -> None:
+        """End it as a crash does, at this very moment, and wait for nothing."""
+        os.kill(self.pid, signal.SIGKILL)
+
     async def kill(self) -> None:
         """End it as a crash does. What it had started may end a little later."""
-        os.kill(self.pid, signal.SIGKILL)
         assert self._process
+        if self.running:
+            self.strike()
         await asyncio.to_thread(self._process.wait)
 
     def pause(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.history import Tally
+from tests.support.history import History, Tally, tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,15 @@ class Dose:
     seed: int
     directory: Path
     """Empty, and the line's own."""
+
+    @property
+    def between(self) -> int:
+        """Messages to acknowledge from one fault to the next, on average."""
+        return max(1, self.messages // self.faults)
+
+    def tell(self, faults: int, acknowledged: int) -> None:
+        """Say how far it has come, to whoever looks at the file beside the directory."""
+        self.directory.with_suffix(".progress").write_text(f"{faults} {acknowledged}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,8 @@ class Line:
     """Faults and messages in the long run: minutes."""
     missing: Callable[[], str | None] = field(default=lambda: None)
     """Why it cannot run on this machine, in a sentence; None if it can."""
+    expected: str = "nothing lost, in two batches or out of order"
+    """What must come out, in the words of the scorecard."""
 
 
 def add_up(tallies: Iterable[Tally], *, faults: int, note: str = "") -> Score:
@@ -74,3 +85,19 @@ def add_up(tallies: Iterable[Tally], *, faults: int, note: str = "") -> Score:
         contradictions=tuple(sentences),
         note=note,
     )
+
+
+async def in_rounds(
+    dose: Dose, size: int, run: Callable[[History, str, int], Awaitable[object]]
+) -> list[Tally]:
+    """Take the dose in rounds of `size` faults, each with a history and an instance of its own.
+
+    `run` is given both and the number of faults; when it returns the history is drained.
+    """
+    tallies: list[Tally] = []
+    for done in range(0, dose.faults, size):
+        history = History()
+        await run(history, f"bot-{done}", min(size, dose.faults - done))
+        tallies.append(tally(history))
+        dose.tell(min(done + size, dose.faults), sum(one.acknowledged for one in tallies))
+    return tallies

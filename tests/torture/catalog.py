@@ -1,0 +1,17 @@
+"""All lines of the scorecard, in its order."""
+
+from importlib import import_module
+
+from tests.torture.score import Line
+
+_MODULES = (
+    "tests.torture.lines.kills",
+    "tests.torture.lines.points",
+    "tests.torture.lines.stores",
+)
+"""A line each. Every module has a tuple LINES."""
+
+
+def lines() -> list[Line]:
+    """Every line. Their names differ."""
+    return [line for name in _MODULES for line in import_module(name).LINES]
