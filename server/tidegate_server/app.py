@@ -18,7 +18,7 @@ from tidegate_server.engine.pusher import Pusher
 from tidegate_server.errors import StoreUnavailable
 from tidegate_server.logs import get_logger
 from tidegate_server.metrics import Metrics
-from tidegate_server.store.base import StoreInfo
+from tidegate_server.store.base import Store, StoreInfo
 from tidegate_server.store.connect import Address, prepare
 from tidegate_server.store.embedded import EmbeddedStore
 from tidegate_server.store.redis import RedisStore, Rules
@@ -77,7 +77,7 @@ class App:
             _log.warning(warning)
         self._store = store = await stack.enter_async_context(self._running_store(address))
         self._engine = engine = Engine(
-            store,
+            self._sealed(store),
             metrics=self._metrics,
             lease_ms=_ms(settings.lease),
             late_after_ms=_ms(settings.late_after),
@@ -138,6 +138,19 @@ class App:
             yield store
         finally:
             await store.stop()
+
+    def _sealed(self, store: Store) -> Store:
+        """The store as the server sees it; with keys, what lies in it is encrypted."""
+        bodies, names = self._settings.encryption_keys_file, self._settings.name_key_file
+        if bodies is None and names is None:
+            return store
+        # Brings cryptography, which a server without keys does without.
+        from tidegate_server.store.sealed import SealedStore
+        from tidegate_server.store.sealing import Seals, load_keyring, load_name_key
+
+        return SealedStore(
+            store, Seals(bodies and load_keyring(bodies), names and load_name_key(names))
+        )
 
     @asynccontextmanager
     async def _running_api(

@@ -86,6 +86,8 @@ BAD: list[tuple[str, str, str]] = [
     ("store_url", "redis+cluster://h", "not supported by this version yet"),
     ("store_username", "u", "unset while TIDEGATE_STORE_URL is"),
     ("store_ca_file", "/no/such/file", "a file that exists"),
+    ("encryption_keys_file", "/no/such/file", "a file that exists"),
+    ("name_key_file", "/no/such/file", "a file that exists"),
     ("store_prefix", "{tg}", "1 to 32 characters"),
     ("store_prefix", "", "1 to 32 characters"),
     ("store_wait", "-1", "from 0s to 1h"),
@@ -146,7 +148,8 @@ def test_a_bad_value_is_refused_with_its_name_and_what_is_allowed(
 
 
 def test_every_setting_has_a_good_and_a_bad_case() -> None:
-    free_text = {"store_username", "store_password", "store_ca_file"}
+    files = {"store_ca_file", "encryption_keys_file", "name_key_file"}
+    free_text = files | {"store_username", "store_password"}
     assert set(KEYS.values()) - free_text == {name for name, _, _ in GOOD}
     assert set(KEYS) - {"store_password"} == {key for key, _, _ in BAD}
 

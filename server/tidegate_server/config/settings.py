@@ -95,6 +95,10 @@ class Settings(BaseModel):
     """What an OK survives; a store that promises less is refused. Unset: what the store has."""
     data_dir: Annotated[Path, PATH] = Path("/var/lib/tidegate")
     """Where the embedded store keeps its files."""
+    encryption_keys_file: Annotated[Path | None, FILE] = None
+    """Keys that messages are encrypted with in the store. Unset: they lie there in clear."""
+    name_key_file: Annotated[Path | None, FILE] = None
+    """The key that conversations' names and messages' ids are encrypted with in the store."""
 
     window_mode: Mode = WindowMode.FIXED
     """How a window closes."""
