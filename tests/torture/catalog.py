@@ -8,6 +8,7 @@ _MODULES = (
     "tests.torture.lines.kills",
     "tests.torture.lines.points",
     "tests.torture.lines.stores",
+    "tests.torture.lines.edge",
 )
 """A line each. Every module has a tuple LINES."""
 

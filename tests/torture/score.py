@@ -43,6 +43,8 @@ class Score:
     contradictions: tuple[str, ...] = ()
     expected_loss: bool = False
     note: str = ""
+    section: str = ""
+    """What more the page says of it: Markdown, with a title of the second level."""
 
     @property
     def holds(self) -> bool:

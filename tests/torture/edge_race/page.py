@@ -25,7 +25,7 @@ replaced system are shorter in the same ratio.
 - Lost: acknowledged, and in no batch.
 - Doubled: in two batches.
 - Out of order: came after a message that was sent only when this one had been acknowledged.
-- Writers that end: about once a second each writing process ends after its answers, as serverless
+- Writers that end: about twice a second each writing process ends after its answers, as serverless
   functions do, and another one takes its place. What it kept in memory, such as a timer, is gone.
 - Slowest: one answer in a hundred took longer, in the worst run.
 
@@ -34,7 +34,7 @@ favour. Most messages are aimed, so compare the rows; the rates are not those of
 
 """
 _AGAIN = """
-    python -m tests.torture.edge_race --messages 1000000    # to repeat it
+    python -m tests.torture.edge_race    # to repeat it
 """
 
 

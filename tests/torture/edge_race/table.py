@@ -77,10 +77,16 @@ async def table(
                 before = row.messages
                 await race.run(row, f"{n}-{rows.index(row)}", min(ROUND, left[id(row)]))
                 left[id(row)] -= max(row.messages - before, WINDOW_MESSAGES)
+                _tell(dose, rows)
             if not waiting:
                 break
         _audit(rows, store)
     return rows
+
+
+def _tell(dose: Dose, rows: Sequence[Row]) -> None:
+    done = sum(row.counts.acknowledged for row in rows if row.contestant == "Tidegate")
+    dose.tell(done // WINDOW_MESSAGES, done)
 
 
 class _Race:
