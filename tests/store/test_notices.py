@@ -79,3 +79,27 @@ async def test_events_reach_the_servers_that_watch_and_only_while_they_do(real: 
         other.watch(None)
         one.watch(None)
         await listen(0)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ["due", 5, "", 7, ""],
+        ["due", "bot/anna", None, 7, ""],
+        ["due", "bot/anna", "", "soon", ""],
+        ["due", "bot/anna", "", True, ""],
+        ["due", "bot/anna", "", 1 << 60, ""],
+        ["due", "bot/\ud800", "", 7, ""],
+    ],
+)
+def test_a_notice_with_fields_of_other_types_is_none(row: list[object]):
+    with pytest.raises((ValueError, TypeError)):
+        notice_of(row)
+
+
+@pytest.mark.parametrize("place", range(len(event_row(EVENTS[0]))))
+def test_an_event_with_a_field_of_another_type_is_none(place: int):
+    row = event_row(EVENTS[0])
+    row[place] = {"a": 1}
+    with pytest.raises((ValueError, TypeError)):
+        event_of(row)

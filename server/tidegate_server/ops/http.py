@@ -1,9 +1,11 @@
 """Health, readiness and metrics over HTTP, for probes and scrapers."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from tidegate_server.config import Address
 from tidegate_server.config.addresses import parse_address
@@ -52,6 +54,7 @@ class OpsServer:
         Raises:
             StartupError: An address cannot be listened on; then none is.
         """
+        logging.getLogger("aiohttp.server").addFilter(_is_news)
         await self._runner.setup()
         for address in self._listen:
             try:
@@ -118,6 +121,12 @@ async def _in_plain_words(
     except Exception:
         _log.exception("request failed", path=request.rel_url.path)
         return web.Response(text="This failed; the server's log says why.", status=500)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether the library has more to say than that some bytes are no HTTP: they have their 400."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
 
 
 def _reason(error: OSError) -> str:
