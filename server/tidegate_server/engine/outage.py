@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from tidegate_server.errors import StoreUnavailable
+from tidegate_server.errors import StoreDamaged, StoreUnavailable
 from tidegate_server.logs import get_logger
 
 _PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.0)
@@ -32,8 +32,8 @@ class Outage:
         return not self._here.is_set()
 
     def lost(self, error: StoreUnavailable) -> None:
-        """A call failed."""
-        if self.away:
+        """A call failed. What is wrong with one conversation is no outage."""
+        if self.away or isinstance(error, StoreDamaged):
             return
         if time.monotonic() - self._changed_at > _CALM_S:
             self._tries = 0

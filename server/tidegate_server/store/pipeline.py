@@ -7,6 +7,7 @@ repeated.
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
@@ -15,7 +16,7 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from tidegate_server.errors import StoreFull, StoreUnavailable, TidegateError
+from tidegate_server.errors import StoreDamaged, StoreFull, StoreUnavailable, TidegateError
 from tidegate_server.logs import get_logger
 from tidegate_server.store.scripts import ALL
 
@@ -24,6 +25,11 @@ _pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)
 _SCRIPTS = {script.sha: script.text for script in ALL}
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 _MOST_COMMANDS = 256
+_is_damage = re.compile(
+    "WRONGTYPE|attempt to (index|call|compare|concatenate|perform)|bad argument #|no such key"
+    "|is not an integer|is not a valid float|must be strings or integers|[Ww]rong number of arg"
+).search
+"""What a script fails with that finds keys which no script has written."""
 
 _log = get_logger("tidegate.store")
 
@@ -251,4 +257,6 @@ def _told(error: ResponseError) -> TidegateError:
         return StoreFull("the store is out of memory; nothing was stored")
     if "MISCONF" in text:
         return StoreFull("the store cannot write to its disk; nothing was stored")
+    if _is_damage(text):
+        return StoreDamaged(f"the store holds what no script has written: {text}")
     return StoreUnavailable(f"the store refused a command: {text}")

@@ -1,8 +1,9 @@
 -- RECONCILE: repairs what cannot happen, in one conversation.
 --
 -- A conversation with messages is in exactly one of the indexes, an unsettled batch can be found
--- by its id, and no time is further ahead than its policy allows (a clock that jumped). Messages
--- whose window is lost get one of the policy given. Writes nothing where all is well.
+-- by its id, and no time is further ahead than its policy allows (a clock that jumped). What no
+-- script can have written is lost: a batch's messages go back to the buffer, and messages whose
+-- window is lost get one of the policy given. Writes nothing where all is well.
 --
 -- KEYS  the conversation's (see _prelude)
 -- ARGV  1 clock  2 cid  3 instance  4 policy for a lost window  5 longest lease or retry ms
@@ -11,7 +12,35 @@
 local keys, now = conversation_keys(), clock(ARGV[1])
 local cid, instance, farthest = ARGV[2], ARGV[3], now + tonumber(ARGV[5])
 local repairs = 0
+for key, kind in pairs({[keys.meta] = 'hash', [keys.row] = 'list', [keys.attempts] = 'list'}) do
+  local found = redis.call('TYPE', key).ok
+  if found ~= kind and found ~= 'none' then
+    redis.call('DEL', key)
+    repairs = repairs + 1
+  end
+end
 local meta, length = read(keys.meta), redis.call('LLEN', keys.row)
+
+local function says(names, line) return line and string.match(line, '^' .. names.pattern .. '$') end
+local function lose(...)
+  redis.call('HDEL', keys.meta, ...)
+  for _, field in ipairs({...}) do meta[field] = nil end
+  repairs = repairs + 1
+end
+
+local batch = says(BATCH, meta.batch) and unpack_line(BATCH, meta.batch)
+local counts = tonumber(meta.attempt) and tonumber(meta.nacks) and tonumber(meta.expiries)
+if length > 0 and (meta.id or meta.batch) and not (meta.id and batch and batch.n <= length
+    and counts and says(POLICY, meta.policy)) then
+  if meta.id then redis.call('HDEL', keys.idx, meta.id) end
+  lose('id', 'batch', 'policy', 'token', 'attempt', 'nacks', 'expiries', 'ended', 'reason', 'error')
+end
+local waiting = length - (meta.id and batch.n or 0)
+local buffer = says(BUFFER, meta.buffer) and unpack_line(BUFFER, meta.buffer)
+if length > 0 and (meta.window or meta.buffer) and not (says(WINDOW, meta.window) and buffer
+    and buffer.count == waiting) then
+  lose('window', 'buffer')
+end
 local lease, due = redis.call('ZSCORE', keys.lease, cid), redis.call('ZSCORE', keys.due, cid)
 
 local function place(index, at)
