@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,11 @@ from tidegate_server.store.redis import RedisStore, Rules
 
 SOON = WindowPolicy(delay_ms=30, grace_ms=0)
 LEASE_MS = 100
-TIMES = 25
+TIMES = 15
 
 
 @asynccontextmanager
-async def engine(process: StoreProcess) -> AsyncIterator[Engine]:
+async def engine(process: StoreProcess) -> AsyncGenerator[Engine]:
     metrics = Metrics()
     store = RedisStore(
         Address(process.url, timeout=5).connector(),
@@ -104,8 +104,10 @@ async def damage(client: Redis, name: str, dice: Dice) -> str:
         case "list":
             await call("LSET", key, -1, junk)
         case "zset":
-            member = dice.pick((cid.encode(), cid.encode(), b"\xff\xfe", b"noslash", b"bot/ghost"))
-            score = dice.pick((b"0", b"1", b"inf", b"-inf", b"1e17"))
+            member = dice.pick((cid.encode(), b"\xff\xfe", b"noslash", b"bot/ghost"))
+            # A lease that is too long is cut to two hours, which are too long for a test.
+            late = () if member == cid.encode() and key.endswith("lease") else (b"inf", b"1e17")
+            score = dice.pick((b"0", b"1", b"-inf", *late))
             await call("ZADD", key, score, member)
             return f"{key} {member!r} {score!r}"
         case _:
@@ -113,15 +115,19 @@ async def damage(client: Redis, name: str, dice: Dice) -> str:
     return f"{key} {junk!r}"
 
 
-@pytest.mark.parametrize("binary", [pytest.param(path, id=name) for name, path in binaries()])
+# The newest, and another kind with other words for what a script fails with.
+@pytest.mark.parametrize("binary", [pytest.param(path, id=name) for name, path in binaries()[:2]])
 async def test_a_damaged_conversation_comes_to_an_end_and_nobody_else_notices(binary: Path):
     seed = random.getrandbits(32)
     chance = random.Random(seed)
     told: list[str] = [f"seed {seed}"]
     with capture_logs() as logs:
-        async with StoreProcess(binary) as process, engine(process) as running:
-            async with process.client() as client:
-                await _spoil_and_read(running, client, chance, told)
+        async with (
+            StoreProcess(binary) as process,
+            engine(process) as running,
+            process.client() as client,
+        ):
+            await _spoil_and_read(running, client, chance, told)
     print("\n".join(told))
     assert not [line for line in logs if line.get("exc_info")], told
     assert not [line for line in logs if "rest until" in line["event"]], told
@@ -153,6 +159,6 @@ async def _spoil_and_read(
         return not [key async for key in client.scan_iter("tg:{p0}:m:*")]
 
     await eventually(good)
-    await eventually(at_rest, within_s=20)
+    await eventually(at_rest)
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)

@@ -27,7 +27,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 _MOST_COMMANDS = 256
 _is_damage = re.compile(
     "WRONGTYPE|attempt to (index|call|compare|concatenate|perform)|bad argument #|no such key"
-    "|is not an integer|is not a valid float|must be strings or integers|[Ww]rong number of arg"
+    "|Expected .* but found|is not an integer|is not a valid float|must be strings or integers"
+    "|[Ww]rong number of arg"
 ).search
 """What a script fails with that finds keys which no script has written."""
 

@@ -30,8 +30,9 @@ end
 
 local batch = says(BATCH, meta.batch) and unpack_line(BATCH, meta.batch)
 local counts = tonumber(meta.attempt) and tonumber(meta.nacks) and tonumber(meta.expiries)
-if length > 0 and (meta.id or meta.batch) and not (meta.id and batch and batch.n <= length
-    and counts and says(POLICY, meta.policy)) then
+local named = meta.id and string.match(meta.id, '^%d+%-%d+%-%d+$')
+if length > 0 and (meta.id or meta.batch) and not (named and batch and batch.n > 0
+    and batch.n <= length and counts and says(POLICY, meta.policy)) then
   if meta.id then redis.call('HDEL', keys.idx, meta.id) end
   lose('id', 'batch', 'policy', 'token', 'attempt', 'nacks', 'expiries', 'ended', 'reason', 'error')
 end

@@ -179,7 +179,7 @@ class Archive(Store):
 
     async def _attempts(self, batch_id: str) -> tuple[DeliveryAttempt, ...]:
         elements = await self.runner.call("LRANGE", self.runner.keys.of("t", batch_id), 0, -1)
-        return tuple(map(answers.attempt, elements))
+        return answers.legible(elements)
 
     async def dead_letters(
         self, instance: str | None, *, limit: int, before: Place | None = None
