@@ -8,6 +8,7 @@ from rich.console import Console
 
 from bench import adds, footprint, latency, lateness, machine, report
 from bench.child import MeasureError
+from bench.peers import rows as peers
 from bench.process import Server
 from bench.row import FULL, QUICK, Row
 
@@ -16,6 +17,7 @@ GROUPS = {
     "latency": latency.rows,
     "lateness": lateness.rows,
     "footprint": footprint.rows,
+    "peers": peers.rows,
 }
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 

@@ -72,7 +72,7 @@ def _measure(server: Server | Echo, size: Size, name: str) -> _Round:
 
 def _child(server: Server | Echo, in_flight: int, seconds: float, name: str) -> Child:
     echo = isinstance(server, Echo)
-    options = {"target": server.target, "echo": echo, "in_flight": in_flight}
+    options: dict[str, Any] = {"target": server.target, "echo": echo, "in_flight": in_flight}
     return Child("producer", "closed", **options, seconds=seconds, name=name)
 
 

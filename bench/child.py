@@ -25,11 +25,15 @@ class MeasureError(Exception):
 
 
 class Child:
-    """One job in a process: `python -m bench.<module> <job>`, with its keyword arguments."""
+    """One job in a process: `python -m bench.<module> <job>`, with its keyword arguments.
 
-    def __init__(self, module: str, job: str, **options: Any):
+    A `command` is another program that does jobs in the same manner.
+    """
+
+    def __init__(self, module: str, job: str, *, command: Sequence[str] = (), **options: Any):
+        command = command or (sys.executable, "-m", f"bench.{module}")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"bench.{module}", job, json.dumps(options)],
+            [*command, job, json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from bench.child import Child, results_of
 from bench.process import Server, rss_mb
@@ -45,7 +46,12 @@ def _per_buffer(size: Size) -> Row:
     with Server() as gate:
         for n in range(min(size.rounds, 3)):
             before = gate.store_memory_bytes()
-            options = {"target": gate.target, "count": count, "in_flight": 64, "name": f"r{n}"}
+            options: dict[str, Any] = {
+                "target": gate.target,
+                "count": count,
+                "in_flight": 64,
+                "name": f"r{n}",
+            }
             results_of(Child("producer", "windows", **options, first_s=3_000, last_s=3_000))
             samples.append((gate.store_memory_bytes() - before) / count)
     name = "store memory per open buffer, one message"

@@ -14,11 +14,12 @@ MOST_IN_FLIGHT = 1_000
 def rows(size: Size) -> Iterator[Row]:
     """Each round on a server of its own."""
     rounds = min(size.rounds, 3)
-    yield from _spread([_measure_spread(size) for _ in range(rounds)], size)
+    yield from _spread([measure_spread(size) for _ in range(rounds)], size)
     yield from _crowd([_measure_crowd(size) for _ in range(rounds)], size)
 
 
-def _measure_spread(size: Size) -> list[dict[str, Any]]:
+def measure_spread(size: Size) -> list[dict[str, Any]]:
+    """What subscriber and producer found of buffers whose ends are spread evenly."""
     count = size.count(SPREAD)
     with Server() as gate:
         return results_of(
@@ -64,11 +65,16 @@ def _note(rounds: list[list[dict[str, Any]]], what: str) -> str:
 
 
 def _subscriber(gate: Server, count: int, *, streams: int, ack: bool) -> Child:
-    options = {"streams": streams, "max_in_flight": MOST_IN_FLIGHT, "ack": ack}
+    options: dict[str, Any] = {"streams": streams, "max_in_flight": MOST_IN_FLIGHT, "ack": ack}
     return Child("subscriber", "receive", target=gate.target, count=count, **options)
 
 
 def _producer(gate: Server, count: int, *, in_flight: int, first_s: float, last_s: float) -> Child:
-    ends = {"first_s": first_s, "last_s": last_s}
-    options = {"target": gate.target, "count": count, "in_flight": in_flight, "name": "w"}
+    ends: dict[str, Any] = {"first_s": first_s, "last_s": last_s}
+    options: dict[str, Any] = {
+        "target": gate.target,
+        "count": count,
+        "in_flight": in_flight,
+        "name": "w",
+    }
     return Child("producer", "windows", **options, **ends)

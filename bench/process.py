@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Self
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from bench.child import MeasureError
 from tidegate.blocking import Client
+from tidegate_server.store.embedded import find_binary
 
 
 class Echo:
@@ -37,8 +39,45 @@ class Echo:
         self._process.communicate()
 
 
+class Store:
+    """A running store of its own, on a unix socket, with what the embedded one has by default."""
+
+    def __init__(self, *, appendfsync: str = "everysec"):
+        self._files = tempfile.TemporaryDirectory(prefix="bench-")
+        self.socket = f"{self._files.name}/store.sock"
+        options = {"port": "0", "unixsocket": self.socket, "dir": self._files.name, "save": ""}
+        options |= {"appendonly": "yes", "appendfsync": appendfsync, "logfile": "/dev/null"}
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        self._process = subprocess.Popen([find_binary(), *words], stdin=subprocess.DEVNULL)
+        self.pid = self._process.pid
+        while not self._answers():
+            time.sleep(0.005)
+
+    @property
+    def url(self) -> str:
+        """The address for a server."""
+        return f"unix://{self.socket}"
+
+    def _answers(self) -> bool:
+        if self._process.poll() is not None:
+            raise MeasureError("the store does not start")
+        try:
+            with Redis(unix_socket_path=self.socket) as client:
+                return bool(client.ping())
+        except RedisError:
+            return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._files.cleanup()
+
+
 class Server:
-    """A running `tidegate serve` with an embedded store and an empty data directory.
+    """A running `tidegate serve` with an empty data directory and, without a URL, its own store.
 
     `settings` are its own, as in a file: `Server(window_delay="1h")`. `started_s` is the time
     from the start of the process until it served.
@@ -62,7 +101,8 @@ class Server:
         self.started_s = time.perf_counter() - began
         self.target, self.store = serving["listen"], serving["store"]
         self.pid = self._process.pid
-        self.store_pid = int((self._dir / "store.lock").read_text().partition("\n")[0])
+        lock = self._dir / "store.lock"
+        self.store_pid = int(lock.read_text().partition("\n")[0]) if lock.exists() else 0
 
     def _until_serving(self) -> dict[str, str]:
         while self._process.poll() is None:
@@ -73,8 +113,8 @@ class Server:
         raise MeasureError(f"the server does not start: {(self._dir / 'log').read_text()}")
 
     def cpu_s(self) -> float:
-        """Processor time of server and store so far."""
-        return cpu_s(self.pid) + cpu_s(self.store_pid)
+        """Processor time so far of the server and, if it is embedded, its store."""
+        return cpu_s(self.pid) + (cpu_s(self.store_pid) if self.store_pid else 0)
 
     def counters(self) -> dict[str, float]:
         """The server's counters."""

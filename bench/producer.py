@@ -11,6 +11,7 @@ from bench.channel import channel
 from bench.child import Run, main
 from bench.echo import METHOD
 from bench.row import summary
+from tidegate import Client
 from tidegate.v1 import buffer_service_pb2 as rpc
 from tidegate.v1 import buffer_service_pb2_grpc as rpc_grpc
 
@@ -59,28 +60,85 @@ async def closed(
     """Keep `in_flight` calls under way: how many were answered, in how many seconds."""
     source = requests(name)
     async with caller(target, echo=echo) as call:
-        await _repeat(call, source, in_flight, min(_WARM_UP_S, seconds))
+        await repeat(lambda: call(next(source)), in_flight, min(_WARM_UP_S, seconds))
         await run.start()
         began = time.perf_counter()
-        count = await _repeat(call, source, in_flight, seconds)
+        count = await repeat(lambda: call(next(source)), in_flight, seconds)
         return {"count": count, "seconds": time.perf_counter() - began}
 
 
-async def _repeat(
-    call: Call, source: Iterator[rpc.AddMessageRequest], in_flight: int, seconds: float
-) -> int:
+async def repeat(call: Callable[[], Awaitable[Any]], in_flight: int, seconds: float) -> int:
+    """Keep so many calls under way for so long: how many were answered."""
     ends, count = time.perf_counter() + seconds, 0
 
     async def one_after_the_other() -> None:
         nonlocal count
         while time.perf_counter() < ends:
-            await call(next(source))
+            await call()
             count += 1
 
     async with asyncio.TaskGroup() as group:
         for _ in range(in_flight):
             group.create_task(one_after_the_other())
     return count
+
+
+async def gathered(
+    run: Run, *, target: str, in_flight: int, seconds: float, name: str
+) -> dict[str, Any]:
+    """As `closed`, by the `add` of the Python client, which gathers what is under way together."""
+    numbers = itertools.count()
+    async with Client(target) as gate:
+
+        async def call() -> None:
+            n = next(numbers)
+            chat = f"+49 170 {name} {n % CONVERSATIONS}"
+            await gate.add("bot", chat, PAYLOAD, message_id=f"{name}-{n}")
+
+        await repeat(call, in_flight, min(_WARM_UP_S, seconds))
+        await run.start()
+        began = time.perf_counter()
+        count = await repeat(call, in_flight, seconds)
+        return {"count": count, "seconds": time.perf_counter() - began}
+
+
+async def streamed(
+    run: Run, *, target: str, entries: int, in_flight: int, seconds: float, name: str
+) -> dict[str, Any]:
+    """As `closed`, by StreamMessages with so many messages a request, all of them made before."""
+    source = requests(name)
+    made = [[next(source) for _ in range(entries)] for _ in range(2 * in_flight)]
+    async with channel(target) as opened:
+        stub = cast("rpc_grpc.BufferServiceAsyncStub", rpc_grpc.BufferServiceStub(opened))
+        stream: Any = stub.StreamMessages()
+
+        async def send(number: int) -> None:
+            chosen = made[number % len(made)]
+            for n, request in enumerate(chosen):
+                request.message.id = f"{name}-{number}-{n}"
+            await stream.write(rpc.StreamMessagesRequest(correlation_id=number, messages=chosen))
+
+        async def exchange(till_s: float, first: int) -> tuple[int, int]:
+            number, answered = first, 0
+            for _ in range(in_flight):
+                await send(number)
+                number += 1
+            while answered < number - first:
+                response = await stream.read()
+                assert all(result.HasField("response") for result in response.results)
+                answered += 1
+                if time.perf_counter() < till_s:
+                    await send(number)
+                    number += 1
+            return answered, number
+
+        _, number = await exchange(time.perf_counter() + min(_WARM_UP_S, seconds), 0)
+        await run.start()
+        began = time.perf_counter()
+        answered, _ = await exchange(began + seconds, number)
+        took_s = time.perf_counter() - began
+        await stream.done_writing()
+        return {"count": answered * entries, "seconds": took_s}
 
 
 async def steady(run: Run, *, target: str, rate: int, seconds: float, name: str) -> dict[str, Any]:
@@ -93,7 +151,7 @@ async def steady(run: Run, *, target: str, rate: int, seconds: float, name: str)
         took_ms.append((time.perf_counter() - began) * 1_000)
 
     async with caller(target) as call:
-        await _repeat(call, source, 4, min(_WARM_UP_S, seconds))
+        await repeat(lambda: call(next(source)), 4, min(_WARM_UP_S, seconds))
         await run.start()
         began = time.perf_counter()
         async with asyncio.TaskGroup() as group:
@@ -138,4 +196,12 @@ def _closing(request: rpc.AddMessageRequest, delay_ms: int) -> rpc.AddMessageReq
 
 
 if __name__ == "__main__":
-    main({"closed": closed, "steady": steady, "windows": windows})
+    main(
+        {
+            "closed": closed,
+            "gathered": gathered,
+            "streamed": streamed,
+            "steady": steady,
+            "windows": windows,
+        }
+    )

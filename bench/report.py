@@ -40,6 +40,10 @@ the figure.
   answers take.
 - Lateness is counted from the end of a buffer's window: to its sealing in the store, and to its
   arrival at the subscriber. Both clocks are the machine's.
+- Peers work on the same store, a Valkey with the embedded store's settings, in rounds that take
+  turns with Tidegate's; each ratio is of two rounds that follow each other. Their libraries run
+  in the process that calls them, so that process is a part of them. They are installed on first
+  use; one that cannot be had is left out, and the table says so.
 - A load generator that is 90 % busy or more is named: then the figure is the least that the
   server can do.
 

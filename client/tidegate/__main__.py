@@ -6,6 +6,7 @@ import sys
 EXTRA = frozenset(
     {
         "aiohttp",
+        "cryptography",
         "google.rpc",
         "grpc_health",
         "grpc_reflection",

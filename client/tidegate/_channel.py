@@ -3,9 +3,11 @@
 import asyncio
 import json
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 import grpc
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     ]
 
 DEFAULT_TARGET = "127.0.0.1:7460"
+
+Token = str | Callable[[], str]
+File = str | Path
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response")
@@ -129,6 +134,46 @@ def authorization(token: str | None) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),)
 
 
+def credentials_of(
+    given: grpc.ChannelCredentials | None,
+    *,
+    ca_file: File | None,
+    cert_file: File | None,
+    key_file: File | None,
+) -> grpc.ChannelCredentials | None:
+    """The credentials that were given, or those of the files. Raises InvalidArgument."""
+    if not (ca_file or cert_file or key_file):
+        return given
+    if given is not None:
+        raise InvalidArgument("give either credentials or files of certificates, not both")
+    if bool(cert_file) != bool(key_file):
+        raise InvalidArgument("a certificate needs its key: give cert_file and key_file together")
+    return grpc.ssl_channel_credentials(_pem(ca_file), _pem(key_file), _pem(cert_file))
+
+
+def _pem(file: File | None) -> bytes | None:
+    if file is None:
+        return None
+    try:
+        found = Path(file).read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f"{file} cannot be read: {error.strerror}") from None
+    if b"-----BEGIN " not in found:
+        raise InvalidArgument(f"{file} has no PEM in it")
+    return found
+
+
+def is_local(target: str) -> bool:
+    """Whether a target surely does not lead to the network."""
+    if target.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = re.sub(r"^(dns|ipv4|ipv6):/*", "", target).rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def seconds(timeout: timedelta | None, request: Message) -> float:
     """The deadline of one call."""
     return DEADLINES[type(request)] if timeout is None else timeout.total_seconds()
@@ -161,11 +206,24 @@ def _stubs(channel: grpc.Channel | grpc.aio.Channel) -> _Stubs:
 class _ConnectionBase:
     """Who is called, and as whom. The channel opens with the first call."""
 
-    def __init__(self, target: str, token: str | None):
+    def __init__(self, target: str, token: Token | None):
         self.target = check_target(target)
-        self.metadata = authorization(token)
+        self._token = token
+        self._fixed = () if callable(token) else authorization(token)
         self._opened: _Stubs | None = None
         self._closed = False
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """That of the next call. Raises InvalidArgument."""
+        return authorization(self._token()) if callable(self._token) else self._fixed
+
+    def _must_not_leak(self, *, is_safe: bool) -> None:
+        if self._token is not None and not is_safe and not is_local(self.target):
+            raise InvalidArgument(
+                f"the token would go to {self.target} in clear text; use TLS with ca_file, or say"
+                " insecure_token for a network that you trust"
+            )
 
     def _open(self) -> _Stubs:
         if self._closed:
@@ -191,11 +249,13 @@ class AsyncConnection(_ConnectionBase):
         self,
         target: str,
         *,
-        token: str | None,
+        token: Token | None,
         credentials: grpc.ChannelCredentials | None,
         channel: grpc.aio.Channel | None,
+        insecure_token: bool,
     ):
         super().__init__(target, token)
+        self._must_not_leak(is_safe=bool(credentials or channel or insecure_token))
         self._credentials = credentials
         self._given = channel
         self._own: grpc.aio.Channel | None = None
@@ -293,11 +353,13 @@ class Connection(_ConnectionBase):
         self,
         target: str,
         *,
-        token: str | None,
+        token: Token | None,
         credentials: grpc.ChannelCredentials | None,
         channel: grpc.Channel | None,
+        insecure_token: bool,
     ):
         super().__init__(target, token)
+        self._must_not_leak(is_safe=bool(credentials or channel or insecure_token))
         self._own = None if channel else _dial_blocking(self.target, credentials)
         self._opened = _stubs(channel or cast("grpc.Channel", self._own))
 

@@ -53,7 +53,7 @@ _BROKEN = frozenset(
 )
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class _Entry:
     """One add that is under way."""
 

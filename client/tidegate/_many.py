@@ -15,7 +15,7 @@ MAX_BYTES = 1 << 20
 MAX_BATCHES = 100
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Part:
     """One request, and the places of its entries among the results."""
 

@@ -1,8 +1,9 @@
 """The client for asyncio."""
 
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Self
 
 import grpc
@@ -22,8 +23,13 @@ __all__ = ["Client"]
 class Client:
     """Talks to one Tidegate server, or to one of several behind a name.
 
-    `target` is "host:port", "unix:/path" or another of gRPC's names. `token` goes with every call.
-    With `credentials` the connection uses TLS. An own `channel` is used as it is and not closed.
+    `target` is "host:port", "unix:/path" or another of gRPC's names. `token` goes with every call;
+    a function is asked for it each time, so that it may be replaced. Beyond this machine it wants
+    TLS, or `insecure_token`.
+
+    With `ca_file`, certificates that may sign the server's, the connection uses TLS; `cert_file`
+    and `key_file` are for a server that wants a certificate of its clients. All are PEM.
+    `credentials` are gRPC's, for any other TLS. An own `channel` is used as it is and not closed.
 
     The connection is made by the first call and mends itself. All calls belong to one event loop.
     Every call raises an error of `tidegate.errors`, and has a `timeout` whose default is the
@@ -35,12 +41,22 @@ class Client:
         self,
         target: str = _channel.DEFAULT_TARGET,
         *,
-        token: str | None = None,
+        token: str | Callable[[], str] | None = None,
+        ca_file: str | Path | None = None,
+        cert_file: str | Path | None = None,
+        key_file: str | Path | None = None,
+        insecure_token: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
         channel: grpc.aio.Channel | None = None,
     ):
         self._connection = _channel.AsyncConnection(
-            target, token=token, credentials=credentials, channel=channel
+            target,
+            token=token,
+            credentials=_channel.credentials_of(
+                credentials, ca_file=ca_file, cert_file=cert_file, key_file=key_file
+            ),
+            channel=channel,
+            insecure_token=insecure_token,
         )
         self._gatherer = Gatherer(self._connection)
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()

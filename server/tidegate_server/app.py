@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import version
+from typing import Any
 
 from tidegate_server.api.admin import ServerFacts
 from tidegate_server.api.push import batch_json
@@ -18,7 +19,9 @@ from tidegate_server.engine.pusher import Pusher
 from tidegate_server.errors import StoreUnavailable
 from tidegate_server.logs import get_logger
 from tidegate_server.metrics import Metrics
+from tidegate_server.protection import Protection
 from tidegate_server.store.base import Store, StoreInfo
+from tidegate_server.store.check import Demand
 from tidegate_server.store.connect import Address, prepare
 from tidegate_server.store.embedded import EmbeddedStore
 from tidegate_server.store.redis import RedisStore, Rules
@@ -35,6 +38,7 @@ class App:
         self._stopping = asyncio.Event()
         self._store: RedisStore | None = None
         self._engine: Engine | None = None
+        self._demand = Demand(settings.durability, settings.store_replicas)
         self.addresses: list[str] = []
         self.http_port = 0
 
@@ -49,6 +53,7 @@ class App:
             StartupError: It cannot start; the text says what to change.
         """
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_report)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         async with AsyncExitStack() as stack:
@@ -66,14 +71,16 @@ class App:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         settings = self._settings
+        protection = Protection(settings)
+        await stack.enter_async_context(protection.renewed())
         address = await self._store_address(stack)
         info = await prepare(
             address,
             prefix=settings.store_prefix,
-            wanted=settings.durability,
+            demand=self._demand,
             wait=settings.store_wait.total_seconds(),
         )
-        for warning in info.warnings:
+        for warning in (*info.warnings, *_exposure(settings)):
             _log.warning(warning)
         self._store = store = await stack.enter_async_context(self._running_store(address))
         self._engine = engine = Engine(
@@ -85,10 +92,10 @@ class App:
             events=settings.events,
         )
         pushers = await stack.enter_async_context(self._pushers(engine))
-        api = await stack.enter_async_context(self._running_api(engine, info, pushers))
+        api = await stack.enter_async_context(self._running_api(engine, info, pushers, protection))
         self.addresses = api.addresses
         if settings.http_listen:
-            self.http_port = await self._start_ops(stack)
+            self.http_port = await self._start_ops(stack, protection)
         _settle_memory()
         api.set_serving(True)
         _log.info(
@@ -121,13 +128,15 @@ class App:
     async def _running_store(self, address: Address) -> AsyncGenerator[RedisStore]:
         settings = self._settings
         store = RedisStore(
-            address.connector(),
+            address.dialer(),
             counters=self._metrics,
             prefix=settings.store_prefix,
             timeout=address.timeout,
+            replicas=self._demand.confirmations,
             rules=Rules(
                 retry=settings.retry_policy,
                 default_policy=settings.policy(""),
+                quota=settings.quota,
                 deduplication_ms=_ms(settings.deduplication),
                 retain_status_ms=_ms(settings.retain_status),
                 retain_processed_ms=_ms(settings.retain_processed),
@@ -154,7 +163,7 @@ class App:
 
     @asynccontextmanager
     async def _running_api(
-        self, engine: Engine, info: StoreInfo, pushers: Sequence[Pusher]
+        self, engine: Engine, info: StoreInfo, pushers: Sequence[Pusher], protection: Protection
     ) -> AsyncGenerator[ApiServer]:
         """Engine, pushers and gRPC server. At the end streams close first, then calls, then timers.
 
@@ -170,6 +179,8 @@ class App:
             fallback=settings.fallback,
             max_delay_ms=lambda instance: _ms(settings.max_delay(instance)),
             settings=ApiSettings(_ms(settings.lease), _ms(settings.heartbeat)),
+            guard=protection.guard,
+            certificate=protection.certificate,
         )
         await engine.start()
         try:
@@ -218,7 +229,7 @@ class App:
             timeout_ms=_ms(push.timeout),
         )
 
-    async def _start_ops(self, stack: AsyncExitStack) -> int:
+    async def _start_ops(self, stack: AsyncExitStack, protection: Protection) -> int:
         # Brings aiohttp and prometheus-client, which a server without HTTP does without.
         from tidegate_server.ops.http import OpsServer
 
@@ -230,6 +241,8 @@ class App:
             metrics=self._metrics,
             ready=self._not_ready,
             gauges=store.stats,
+            guard=protection.guard,
+            certificate=protection.certificate,
         )
         await ops.start()
         stack.push_async_callback(ops.stop)
@@ -255,6 +268,18 @@ class App:
             store=_shown(info),
             capabilities=_capabilities(settings),
         )
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody waited for. asyncio's own words would quote the error and what it quotes."""
+    _log.error(context.get("message", "a task failed"), exc_info=context.get("exception"))
+
+
+def _exposure(settings: Settings) -> list[str]:
+    """What is said of gRPC that is open to whoever reaches it."""
+    where = ", ".join(str(a) for a in settings.listen if a in settings.exposed)
+    text = f"{where} is open to whoever reaches it, or listens on the way"
+    return [f"{text}; set up TLS and tokens unless you trust that network"] if where else []
 
 
 def _capabilities(settings: Settings) -> tuple[str, ...]:

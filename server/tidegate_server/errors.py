@@ -16,7 +16,10 @@
     ├── Unavailable              try again
     │   ├── StoreUnavailable     STORE_UNAVAILABLE: nothing is known to be stored
     │   │   └── StoreDamaged     the same for one conversation: its keys make no sense
+    │   │   └── Unconfirmed      DURABILITY_UNCONFIRMED: stored, but in too few places
     │   └── Draining             DRAINING: the server is shutting down
+    ├── BadCredentials           BAD_CREDENTIALS: no token, or a wrong one
+    ├── NotAllowed               NOT_ALLOWED: the token does not cover that instance or role
     └── StartupError             the server cannot start; the text says what to do
 
 `reason` is the name of the wire contract's ErrorReason; `api` turns it into a status, and nothing
@@ -88,21 +91,31 @@ class AlreadySealed(Precondition):
 
 
 class Exhausted(TidegateError):
-    """A limit is reached; nothing was stored. `retry_after_ms` is when to try again."""
+    """A limit is reached; nothing was stored. `retry_after_ms` is when to try again.
+
+    `subject` is what is full: "conversation", "instance", "store" or "server".
+    """
 
     retry_after_ms = 1_000
+    subject = "server"
 
 
 class QuotaExceeded(Exhausted):
-    """A limit of the conversation, the instance or the server."""
+    """A limit of what waits in the conversation, the instance or the store."""
 
     reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, text: str, *, subject: str = "conversation", retry_after_ms: int = 1_000):
+        super().__init__(text)
+        self.subject = subject
+        self.retry_after_ms = retry_after_ms
 
 
 class StoreFull(Exhausted):
     """The store is out of memory, or of disk."""
 
     reason = "STORE_FULL"
+    subject = "store"
 
 
 class TooManySubscribers(Exhausted):
@@ -134,6 +147,15 @@ class StoreDamaged(StoreUnavailable):
         super().__init__(text, maybe_done=True)
 
 
+class Unconfirmed(StoreUnavailable):
+    """Done, but not confirmed by as many replicas as it takes; the repeat asks them again."""
+
+    reason = "DURABILITY_UNCONFIRMED"
+
+    def __init__(self, text: str):
+        super().__init__(text, maybe_done=True)
+
+
 class Draining(Unavailable):
     """The server is shutting down."""
 
@@ -141,6 +163,18 @@ class Draining(Unavailable):
 
     def __init__(self, text: str = "the server is shutting down; call another one"):
         super().__init__(text)
+
+
+class BadCredentials(TidegateError):
+    """No token, or one that is not known."""
+
+    reason = "BAD_CREDENTIALS"
+
+
+class NotAllowed(TidegateError):
+    """The token does not cover that instance or role."""
+
+    reason = "NOT_ALLOWED"
 
 
 class StartupError(TidegateError):

@@ -1,13 +1,15 @@
 """Logs: one event a line with fields, to standard error, also of the libraries.
 
-Payloads, secrets and conversations are never logged: fields of their names are dropped, and so is
-the content of every value that is not plain.
+Payloads, secrets and conversations are never logged: fields of their names are dropped, and so are
+the content of every value that is not plain and the text of an exception, which may quote one.
 """
 
 import logging
 import sys
-from collections.abc import MutableMapping
-from typing import Any
+import traceback
+from collections.abc import Iterator, MutableMapping
+from types import TracebackType
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
@@ -18,6 +20,7 @@ PRIVATE = frozenset(
 """Fields that are dropped wherever they come from."""
 
 _PLAIN = (str, int, float, bool, type(None))
+_Raised = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 def configure(level: str, fmt: str) -> None:
@@ -76,10 +79,34 @@ def _is_plain(key: str, value: object) -> bool:
 def _renderers(fmt: str) -> list[Processor]:
     terminal = sys.stderr.isatty()
     if fmt == "console" or (fmt == "auto" and terminal):
-        # A richer traceback would show the values of variables, and so payloads.
-        plain = structlog.dev.plain_traceback
-        return [structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=plain)]
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        return [structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=_write_places)]
+    places = structlog.processors.ExceptionRenderer(_places)
+    return [places, structlog.processors.JSONRenderer()]
+
+
+def _write_places(out: TextIO, exc_info: _Raised) -> None:
+    out.write("\n" + _places(exc_info))
+
+
+def _places(exc_info: _Raised) -> str:
+    """Where an exception and those that led to it were raised, oldest first, without their texts.
+
+    Only those of the operating system tell theirs.
+    """
+    return "\n".join(reversed([_place(error) for error in _chain(exc_info[1])]))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _place(error: BaseException) -> str:
+    where = "".join(traceback.format_tb(error.__traceback__))
+    kind = type(error)
+    why = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+    return f"Traceback (most recent call last):\n{where}{kind.__module__}.{kind.__qualname__}{why}"
 
 
 def _route_libraries(threshold: int, shared: list[Processor], renderers: list[Processor]) -> None:

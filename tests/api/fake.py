@@ -17,7 +17,7 @@ from tidegate_server.core.model import (
 )
 from tidegate_server.errors import TidegateError
 from tidegate_server.sinks.stream import Closing, Superseded
-from tidegate_server.store.base import Added, Extended, Flushed, Settled
+from tidegate_server.store.base import AddResult, Extended, Flushed, Settled
 from tidegate_server.store.memory import MemoryStore
 
 AT_ONCE = WindowPolicy(delay_ms=0, grace_ms=0, max_messages=500, max_bytes=3 << 20)
@@ -80,7 +80,7 @@ class FakeEngine:
         self.ready: list[Batch | Closing] = []
         self._numbers = count(1)
 
-    async def add(self, messages: Sequence[NewMessage]) -> list[Added]:
+    async def add(self, messages: Sequence[NewMessage]) -> list[AddResult]:
         await self._obey()
         self.added += messages
         return await self.store.add(messages)

@@ -16,10 +16,11 @@ from tidegate.v1 import types_pb2 as pb
 from tidegate_server.api.buffer import MOST_ENTRIES, MOST_UNDER_WAY, BufferService
 from tidegate_server.api.intake import Intake, IntakeRules
 from tidegate_server.api.rpc import Call
+from tidegate_server.core.access import EVERYTHING
 from tidegate_server.core.model import WindowPolicy
 from tidegate_server.engine.engine import Engine
 from tidegate_server.errors import StoreFull, StoreUnavailable, TidegateError
-from tidegate_server.store.base import Added
+from tidegate_server.store.base import AddResult
 
 BAD = rpc.AddMessageRequest(instance="b t", conversation="ann", message=pb.Message(text="x"))
 HUGE = entry("x" * 1001, name="huge")
@@ -179,7 +180,7 @@ async def test_requests_under_way_are_answered_in_order_whatever_the_store_does(
     asked: list[int] = []
     add_as_always = rig.engine.add
 
-    async def slow(messages: Sequence[Any]) -> list[Added]:
+    async def slow(messages: Sequence[Any]) -> list[AddResult]:
         number = int(messages[0].id)
         asked.append(number)
         await gates[number].wait()
@@ -202,6 +203,7 @@ class FakeCall:
     """A call whose client takes no more responses than it has `room` for."""
 
     def __init__(self) -> None:
+        self.access = EVERYTHING
         self.metadata: dict[str, str] = {}
         self.room = asyncio.Semaphore(0)
         self.written: list[int] = []

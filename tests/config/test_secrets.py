@@ -38,7 +38,8 @@ def test_settings_hide_the_password(environ: dict[str, str]) -> None:
         f"redis://h?password={CANARY}",
         f"redis://u:p@h?password={CANARY}",
         f"redis://:{CANARY}",
-        f"redis+cluster://:{CANARY}@h",
+        f"redis+cluster://:{CANARY}@h,",
+        f"redis+sentinel://h,:{CANARY}@h",
         CANARY,
     ],
 )

@@ -12,6 +12,7 @@ from tidegate_server.config.addresses import shown_url
 from tidegate_server.config.settings import KEYS, env_name
 from tidegate_server.config.values import format_duration
 from tidegate_server.core.model import WindowMode, WindowPolicy
+from tidegate_server.core.quota import Quota
 from tidegate_server.core.retry import RetryPolicy
 
 S, MS = timedelta(seconds=1), timedelta(milliseconds=1)
@@ -30,12 +31,17 @@ GOOD: list[tuple[str, str, object]] = [
     ("store_url", "rediss://h", "rediss://h"),
     ("store_url", "redis://[::1]:6379", "redis://[::1]:6379"),
     ("store_url", "unix:///run/v.sock?db=1", "unix:///run/v.sock?db=1"),
+    ("store_url", "redis+sentinel://a:1,[::1]/main", "redis+sentinel://a:1,[::1]/main"),
+    ("store_url", "rediss+sentinel://a/main/3", "rediss+sentinel://a/main/3"),
+    ("store_url", "redis+cluster://a:1,b", "redis+cluster://a:1,b"),
     ("store_url", "", None),
     ("store_prefix", "a.B_c:d-1", "a.B_c:d-1"),
     ("store_wait", "0", 0 * S),
     ("store_timeout", "250ms", 250 * MS),
     ("durability", "FSYNC", "fsync"),
     ("durability", "", None),
+    ("durability", "replicated", "replicated"),
+    ("store_replicas", "2", 2),
     ("data_dir", "/var/t", Path("/var/t")),
     ("window_mode", "sliding", WindowMode.SLIDING),
     ("window_delay", "PT8S", 8 * S),
@@ -46,6 +52,12 @@ GOOD: list[tuple[str, str, object]] = [
     ("window_max_bytes", "3MiB", 3 << 20),
     ("max_message_bytes", "1.5KiB", 1536),
     ("max_message_bytes", "1", 1),
+    ("max_conversation_messages", "0", 0),
+    ("max_conversation_bytes", "1MiB", 1 << 20),
+    ("max_instance_messages", "1000000", 1_000_000),
+    ("max_instance_buffers", "5", 5),
+    ("max_store_messages", "7", 7),
+    ("max_store_buffers", "1", 1),
     ("default_fallback", "immediate", "immediate"),
     ("retries", "0", 0),
     ("retry_base", "2s", 2 * S),
@@ -77,13 +89,22 @@ BAD: list[tuple[str, str, str]] = [
     ("http_listen", "[::]:7461", "TIDEGATE_INSECURE_LISTEN"),
     ("http_listen", "unix:/x", "host:port"),
     ("insecure_listen", "perhaps", "true or false"),
+    ("tls_cert_file", "/no/such/file", "a file that exists"),
+    ("tls_key_file", "/no/such/file", "a file that exists"),
+    ("tls_client_ca_file", "/no/such/file", "a file that exists"),
+    ("tokens_file", "/no/such/file", "a file that exists"),
     ("store_url", "localhost", "redis://host:port/db"),
     ("store_url", "http://h", "rediss://host:port/db"),
     ("store_url", "redis://h:x", "redis://host:port/db"),
     ("store_url", "redis://h/keys", "redis://host:port/db"),
     ("store_url", "redis://h?socket_timeout=1", "redis://host:port/db"),
     ("store_url", "unix://", "unix:///path"),
-    ("store_url", "redis+cluster://h", "not supported by this version yet"),
+    ("store_url", "redis+cluster://h/0/1", "redis+cluster://host:port,host:port"),
+    ("store_url", "redis+cluster://h,", "redis+cluster://host:port,host:port"),
+    ("store_url", "redis+cluster://h:0", "redis+cluster://host:port,host:port"),
+    ("store_url", "redis+sentinel://h", "redis+sentinel://host:port,host:port/service/db"),
+    ("store_url", "redis+sentinel://h/main/x", "redis+sentinel://host:port,host:port/service/db"),
+    ("store_url", "redis+other://h", "redis+cluster://host:port,host:port"),
     ("store_username", "u", "unset while TIDEGATE_STORE_URL is"),
     ("store_ca_file", "/no/such/file", "a file that exists"),
     ("encryption_keys_file", "/no/such/file", "a file that exists"),
@@ -92,7 +113,8 @@ BAD: list[tuple[str, str, str]] = [
     ("store_prefix", "", "1 to 32 characters"),
     ("store_wait", "-1", "from 0s to 1h"),
     ("store_timeout", "0", "from 10ms to 1m"),
-    ("durability", "disk", "memory, everysec, fsync"),
+    ("durability", "disk", "memory, everysec, fsync, replicated"),
+    ("store_replicas", "0", "from 1 to 5"),
     ("data_dir", "", "a path"),
     ("window_mode", "tumbling", "fixed, sliding"),
     ("window_delay", "61m", "from 0s to 1h"),
@@ -109,6 +131,13 @@ BAD: list[tuple[str, str, str]] = [
     ("window_max_bytes", "0", "from 1B to 3MiB"),
     ("max_message_bytes", "256KB", "from 1B to 3MiB"),
     ("max_message_bytes", "0.5", "from 1B to 3MiB"),
+    ("max_conversation_messages", "-1", "from 0 to 1000000000"),
+    ("max_conversation_bytes", "1025MiB", "from 0B to 1024MiB"),
+    ("max_conversation_bytes", "1KiB", "at least the largest message, 256KiB, or 0 for no limit"),
+    ("max_instance_messages", "many", "from 0 to 1000000000"),
+    ("max_instance_buffers", "1.5", "from 0 to 1000000000"),
+    ("max_store_messages", "", "from 0 to 1000000000"),
+    ("max_store_buffers", "1000000001", "from 0 to 1000000000"),
     ("fallback", "drop", "error, immediate"),
     ("retries", "21", "from 0 to 20"),
     ("retries", "3.5", "from 0 to 20"),
@@ -148,7 +177,8 @@ def test_a_bad_value_is_refused_with_its_name_and_what_is_allowed(
 
 
 def test_every_setting_has_a_good_and_a_bad_case() -> None:
-    files = {"store_ca_file", "encryption_keys_file", "name_key_file"}
+    files = {"store_ca_file", "encryption_keys_file", "name_key_file", "tokens_file"}
+    files |= {"tls_cert_file", "tls_key_file", "tls_client_ca_file"}
     free_text = files | {"store_username", "store_password"}
     assert set(KEYS.values()) - free_text == {name for name, _, _ in GOOD}
     assert set(KEYS) - {"store_password"} == {key for key, _, _ in BAD}
@@ -160,6 +190,19 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert settings.retry_policy == RetryPolicy()
     assert settings.fallback("any") == "error"
     assert settings.listen == (Address("127.0.0.1", 7460),)
+
+
+def test_a_conversation_is_limited_and_an_instance_by_its_own_rules(tmp_path: Path) -> None:
+    file = tmp_path / "tidegate.toml"
+    file.write_text(
+        "[max]\nstore_messages = 9\n[instances.own]\n"
+        'max_conversation_bytes = "256KiB"\nmax_instance_buffers = 3\n'
+    )
+    settings = load_settings(environ={}, config_file=file)
+    common = Quota(conversation_messages=1_000, conversation_bytes=8 << 20, store_messages=9)
+    assert settings.quota("any") == common
+    own = common._replace(conversation_bytes=256 << 10, instance_buffers=3)
+    assert settings.quota("own") == own
 
 
 def test_settings_made_by_hand_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from tidegate_server.api import convert, validate
 from tidegate_server.config import ConfigError, load_settings
 from tidegate_server.config.settings import KEYS, env_name
 from tidegate_server.config.sources import ALIASES
+from tidegate_server.core.access import EVERYTHING
 from tidegate_server.core.model import Conversation, StoredMessage, WindowPolicy
 from tidegate_server.errors import InvalidField, NotFound, TidegateError
 from tidegate_server.metrics import Metrics
@@ -150,13 +151,16 @@ def _check_lease(request: Message, value: Any) -> None:
     assert lease_ms is None or 1_000 <= lease_ms <= 600_000
 
 
+def _check_conversation(request: Message, value: Any) -> None:
+    if isinstance(value, str):
+        validate.conversation("bot", value)
+    else:
+        validate.conversation_ref(request, value, EVERYTHING)
+
+
 _RULES: dict[str, Callable[[Any, Any], object]] = {
     "lease_duration": _check_lease,
-    "conversation": lambda request, value: (
-        validate.conversation("bot", value)
-        if isinstance(value, str)
-        else validate.conversation_ref(request, value)
-    ),
+    "conversation": _check_conversation,
     "instance": lambda _, value: validate.instance_filter(value),
     "instances": lambda _, value: validate.instances(value),
     "subscriber_id": lambda _, value: validate.subscriber_id(value),

@@ -37,7 +37,7 @@ TIMES = 15
 async def engine(process: StoreProcess) -> AsyncGenerator[Engine]:
     metrics = Metrics()
     store = RedisStore(
-        Address(process.url, timeout=5).connector(),
+        Address(process.url, timeout=5).dialer(),
         counters=metrics,
         timeout=5,
         rules=Rules(retry=RetryPolicy(base_ms=10, max_expiries=2), default_policy=SOON),

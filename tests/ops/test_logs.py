@@ -59,18 +59,36 @@ def test_private_fields_are_never_logged(capsys: pytest.CaptureFixture[str], fmt
 
 
 @pytest.mark.parametrize("fmt", ["json", "console"])
-def test_a_traceback_shows_no_variables(capsys: pytest.CaptureFixture[str], fmt: str) -> None:
+def test_a_traceback_shows_places_and_neither_variables_nor_texts(
+    capsys: pytest.CaptureFixture[str], fmt: str
+) -> None:
     configure("info", fmt)
 
     def fail(secret: str) -> None:
-        raise RuntimeError("it broke")
+        try:
+            int(secret)
+        except ValueError as error:
+            raise RuntimeError(secret) from error
 
     try:
         fail(CANARY[:3] + CANARY[3:])
     except RuntimeError:
         get_logger("tidegate.test").exception("failed")
+        logging.getLogger("asyncio").exception("failed")
     text = capsys.readouterr().err
-    assert "it broke" in text
+    for told in ("ValueError", "RuntimeError", "int(secret)", "in fail", "test_logs.py"):
+        assert text.count(told) >= 2
+    assert CANARY not in text
+
+
+def test_what_the_system_says_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("info", "json")
+    try:
+        raise ConnectionRefusedError(111, "Connection refused", CANARY)
+    except OSError:
+        get_logger("tidegate.test").exception("failed")
+    text = capsys.readouterr().err
+    assert "ConnectionRefusedError: Connection refused" in text
     assert CANARY not in text
 
 

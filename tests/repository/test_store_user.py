@@ -4,14 +4,18 @@ import re
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from tests.repository.paths import ROOT
+from tests.support.replicas import ReplicatedStore
 from tests.support.servers import Server
-from tests.support.stores import StoreProcess
 from tidegate import Client, NackAction
 
 STORE = ROOT / "server" / "tidegate_server" / "store"
 # Of the connection itself, and of the look at the store when the server starts.
 ALWAYS = {"ping", "info", "config|get", "client|setinfo", "script|load", "evalsha", "subscribe"}
+# Of the way to a primary that Sentinels or a Cluster know, and of asking its replicas.
+REPLICATED = {"role", "cluster|slots", "set", "wait"}
 CALL = re.compile(r"""\bcall\(\s*["']([A-Z]+)["']""")
 
 
@@ -25,16 +29,21 @@ def test_the_commands_are_those_that_the_server_sends():
     allowed = {word[1:] for word in rule() if word[0] == "+"}
     sources = [*STORE.rglob("*.lua"), *STORE.rglob("*.py")]
     sent = {command.lower() for path in sources for command in CALL.findall(path.read_text())}
-    assert allowed == sent | ALWAYS | {"hsetnx", "hgetall"}
+    assert allowed == sent | ALWAYS | REPLICATED | {"hsetnx", "hgetall"}
 
 
-async def test_it_is_enough_for_a_whole_turn(tmp_path: Path):
-    async with StoreProcess(tcp=True) as store:
+@pytest.mark.parametrize(("level", "replicas"), [("everysec", 0), ("replicated", 1)])
+async def test_it_is_enough_for_a_whole_turn(tmp_path: Path, level: str, replicas: int):
+    async with ReplicatedStore(replicas=replicas, appendonly="yes") as stores:
         words = [word.replace(">PASSWORD", ">secret") for word in rule()]
-        async with store.client() as client:
+        async with stores.primary.client() as client:
             await client.execute_command("ACL", *words)
-        url = store.url.replace("redis://", "redis://tidegate:secret@")
-        async with Server(tmp_path, store_url=url) as server, Client(server.target) as gate:
+            await client.config_set("min-replicas-to-write", replicas)
+        url = stores.url.replace("redis://", "redis://tidegate:secret@")
+        async with (
+            Server(tmp_path, store_url=url, durability=level) as server,
+            Client(server.target) as gate,
+        ):
             for action in (NackAction.RELEASE, NackAction.DEAD_LETTER):
                 await gate.add("bot", "ann", "hello", flush=True)
                 (batch,) = await gate.pull("bot", wait=timedelta(seconds=10))

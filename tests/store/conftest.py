@@ -23,12 +23,18 @@ class Real:
         self.metrics = Metrics()
         self.stores: list[RedisStore] = []
 
-    def store(self, *, clock: Callable[[], int] | None = None, timeout: float = 5) -> RedisStore:
+    def store(
+        self,
+        *,
+        clock: Callable[[], int] | None = None,
+        timeout: float = 5,
+        rules: Rules | None = None,
+    ) -> RedisStore:
         store = RedisStore(
-            Address(self.process.url, timeout=timeout).connector(),
+            Address(self.process.url, timeout=timeout).dialer(),
             counters=self.metrics,
             timeout=timeout,
-            rules=Rules(retry=RetryPolicy(base_ms=10)),
+            rules=rules or Rules(retry=RetryPolicy(base_ms=10)),
             clock=clock,
         )
         store.start()

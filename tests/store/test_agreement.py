@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from redis import Redis
 
 from tests.support.audit import contradictions
@@ -23,10 +23,11 @@ from tidegate_server.core.model import (
     WindowMode,
     WindowPolicy,
 )
+from tidegate_server.core.quota import Quota
 from tidegate_server.core.retry import RetryPolicy
-from tidegate_server.errors import TidegateError
+from tidegate_server.errors import QuotaExceeded, TidegateError
 from tidegate_server.metrics import Metrics
-from tidegate_server.store.base import Added, Claimed, Store
+from tidegate_server.store.base import AddResult, Claimed, Store
 from tidegate_server.store.connect import Address
 from tidegate_server.store.keys import cid_of
 from tidegate_server.store.memory import MemoryStore, World
@@ -41,6 +42,7 @@ POLICIES = (
     WindowPolicy(WindowMode.SLIDING, delay_ms=50, max_wait_ms=50),
 )
 RETRY = RetryPolicy(retries=2, base_ms=100, max_expiries=3)
+DEDUPLICATION_MS = 60_000
 STEPS, STEPS_A_RUN = int(os.environ.get("STEPS", "10000")), 50
 LOOP = asyncio.new_event_loop()
 PREFIXES = itertools.count()
@@ -64,15 +66,30 @@ def messages(draw: st.DrawFn) -> NewMessage:
     )
 
 
-def comparable(added: list[Added], batch: list[NewMessage]) -> list[Any]:
-    """Only the last answer of a conversation has its buffer on a real store."""
-    last = {message.conversation: place for place, message in enumerate(batch)}
+@st.composite
+def quotas(draw: st.DrawFn) -> dict[str, Quota]:
+    """Limits of each instance, often none. Those of the store are the same for all."""
+    some = st.sampled_from((0, 0, 1, 3, 6))
+    if draw(st.booleans()):
+        return {}
+    of_store = draw(st.sampled_from((0, 0, 5, 9))), draw(st.sampled_from((0, 0, 0, 2)))
+    return {
+        instance: Quota(
+            draw(some), draw(st.sampled_from((0, 0, 31, 100))), draw(some), draw(some), *of_store
+        )
+        for instance in ("bot", "shop:1")
+    }
+
+
+def comparable(added: list[AddResult]) -> list[Any]:
     return [
-        one
-        if last[message.conversation] == place
-        else (one.outcome, one.sequence, one.at_ms, one.buffer_created, one.in_flight)
-        for place, (one, message) in enumerate(zip(added, batch, strict=True))
+        (str(one), one.subject, *shown(one)) if isinstance(one, QuotaExceeded) else one
+        for one in added
     ]
+
+
+def shown(error: TidegateError) -> Any:
+    return type(error).__name__, error.reason, getattr(error, "retry_after_ms", None)
 
 
 class Agreement(RuleBasedStateMachine):
@@ -81,19 +98,25 @@ class Agreement(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.now = EPOCH_MS
+        self.quotas: dict[str, Quota] = {}
         self.tokens = itertools.count()
         self.accepted: dict[Conversation, list[int]] = {chat: [] for chat in CHATS}
         self.delivered: list[tuple[str, str]] = [("0-999-1", "nobody"), ("other", "form")]
         prefix = f"t{next(PREFIXES)}"
         self.reference = MemoryStore(
-            World(now=lambda: self.now, retry=RETRY, deduplication_ms=5_000)
+            World(
+                now=lambda: self.now,
+                retry=RETRY,
+                deduplication_ms=DEDUPLICATION_MS,
+                quota=self.quota,
+            )
         )
         self.stores = [
             RedisStore(
-                Address(server.url, timeout=30).connector(),
+                Address(server.url, timeout=30).dialer(),
                 counters=Metrics(),
                 prefix=prefix,
-                rules=Rules(retry=RETRY, deduplication_ms=5_000),
+                rules=Rules(retry=RETRY, deduplication_ms=DEDUPLICATION_MS, quota=self.quota),
                 clock=lambda: self.now,
                 jitter=lambda: 0.0,
                 timeout=30,
@@ -106,6 +129,9 @@ class Agreement(RuleBasedStateMachine):
     async def _start(self) -> None:
         for store in self.stores:
             store.start()
+
+    def quota(self, instance: str) -> Quota:
+        return self.quotas.get(instance, Quota())
 
     def teardown(self):
         async def stop() -> None:
@@ -132,15 +158,15 @@ class Agreement(RuleBasedStateMachine):
     def ask(
         self,
         question: Callable[[Store], Awaitable[Any]],
-        shown: Callable[[Any], Any] = lambda answer: answer,
+        read: Callable[[Any], Any] = lambda answer: answer,
     ) -> Any:
         """Ask all stores the same; fail unless all answers are alike, errors included."""
 
         async def answer(store: Store) -> Any:
             try:
-                return shown(await question(store))
+                return read(await question(store))
             except TidegateError as error:
-                return type(error).__name__, error.reason
+                return shown(error)
 
         async def answers() -> list[Any]:
             return await asyncio.gather(*map(answer, (self.reference, *self.stores)))
@@ -150,13 +176,17 @@ class Agreement(RuleBasedStateMachine):
             assert one == expected, f"{store.url} answers {one}, not {expected}"
         return expected
 
-    @rule(ms=st.sampled_from((0, 1, 19, 20, 21, 50, 99, 100, 101, 400, 5_000)))
+    @initialize(quotas=quotas())
+    def limits(self, quotas: dict[str, Quota]):
+        self.quotas = quotas
+
+    @rule(ms=st.sampled_from((0, 1, 19, 20, 21, 50, 99, 100, 101, 400, DEDUPLICATION_MS)))
     def time_passes(self, ms: int):
         self.now += ms
 
     @rule(batch=st.lists(messages(), min_size=1, max_size=6))
     def add(self, batch: list[NewMessage]):
-        self.ask(lambda store: store.add(batch), lambda added: comparable(added, batch))
+        self.ask(lambda store: store.add(batch), comparable)
 
     @rule(chat=chats, lease_ms=st.sampled_from((50, 500)), wait=st.booleans())
     def claim(self, chat: Conversation, lease_ms: int, wait: bool):
@@ -285,7 +315,8 @@ class Agreement(RuleBasedStateMachine):
     @invariant()
     def the_keys_are_sound(self):
         for store, client in zip(self.stores, self.clients, strict=True):
-            assert contradictions(client, store.runner.keys) == []
+            keys = store.runner.keys
+            assert contradictions(client, keys, deduplication_ms=DEDUPLICATION_MS) == []
 
     @invariant()
     def nothing_needs_repair(self):

@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 
 from tests.support.stores import StoreProcess, binaries
 from tidegate_server.errors import StartupError
-from tidegate_server.store.check import Durability, Facts, inspect, judge
+from tidegate_server.store.check import Demand, Durability, Facts, TooFewReplicas, inspect, judge
 from tidegate_server.store.embedded import EmbeddedStore
 
 VALKEY = Facts(product="Valkey", version="9.1.2")
@@ -41,8 +41,8 @@ def test_supported_stores_are_taken_without_a_warning(facts: Facts):
         (replace(REDIS, version="5.0"), "too old: use Redis 6.2 or later"),
         (replace(REDIS, maxmemory_policy="allkeys-lru"), "set `maxmemory-policy noeviction`"),
         (replace(VALKEY, maxmemory_policy="allkeys-random"), "set `maxmemory-policy noeviction`"),
-        (replace(VALKEY, mode="cluster"), "`cluster-enabled no`"),
-        (replace(VALKEY, mode="sentinel"), "URL of the primary"),
+        (replace(VALKEY, mode="cluster"), r"use redis\+cluster://"),
+        (replace(VALKEY, mode="sentinel"), r"use redis\+sentinel://"),
         (replace(VALKEY, role="slave"), "URL of its primary"),
     ],
 )
@@ -102,17 +102,45 @@ def test_the_durability_is_what_the_settings_hold(facts: Facts, level: str):
             "fsync",
             "embedded store has everysec: set TIDEGATE_STORE_URL to .* `appendfsync always`",
         ),
+        (
+            replace(VALKEY, appendonly=False, min_replicas=1, replicas=1),
+            "replicated",
+            "replicated is wanted.* has memory: set `appendonly yes`",
+        ),
+        (
+            replace(VALKEY, appendfsync="no", embedded=True, min_replicas=1, replicas=1),
+            "replicated",
+            "embedded store has everysec: set TIDEGATE_STORE_URL to .* `min-replicas-to-write 1`",
+        ),
+        (replace(VALKEY, replicas=1), "replicated", "set `min-replicas-to-write 1`"),
+        (
+            replace(VALKEY, min_replicas=None, replicas=1),
+            "replicated",
+            r"min-replicas-to-write: allow it `\+config\|get`",
+        ),
     ],
 )
 def test_a_store_below_the_wanted_level_is_refused(facts: Facts, wanted: Durability, says: str):
     with pytest.raises(StartupError, match=says):
-        judge(facts, wanted)
+        judge(facts, Demand(wanted))
 
 
 @pytest.mark.parametrize("wanted", ["memory", "everysec"])
 def test_a_level_that_is_held_or_exceeded_is_taken(wanted: Durability):
-    assert judge(replace(VALKEY, appendfsync="always"), wanted).durability == "fsync"
-    assert judge(VALKEY, wanted).durability == "everysec"
+    assert judge(replace(VALKEY, appendfsync="always"), Demand(wanted)).durability == "fsync"
+    assert judge(VALKEY, Demand(wanted)).durability == "everysec"
+
+
+def test_replicated_is_held_with_enough_replicas():
+    facts = replace(VALKEY, min_replicas=1, replicas=2)
+    assert judge(facts, Demand("replicated", 2)).durability == "replicated"
+    with pytest.raises(TooFewReplicas, match="has 2 of 3 replicas"):
+        judge(facts, Demand("replicated", 3))
+    assert judge(facts).durability == "everysec"
+
+
+def test_a_node_of_a_cluster_is_taken_where_one_is_named():
+    assert judge(replace(VALKEY, mode="cluster"), cluster=True).durability == "everysec"
 
 
 @each_store
@@ -140,7 +168,7 @@ async def test_the_embedded_store_holds_everysec_without_a_warning(tmp_path: Pat
     await store.start()
     try:
         async with Redis.from_url(store.url) as client:
-            info = await inspect(client, wanted="everysec", embedded=True)
+            info = await inspect(client, Demand("everysec"), embedded=True)
     finally:
         await store.stop()
     assert info.durability == "everysec"
@@ -168,7 +196,7 @@ async def test_a_replica_is_refused(name: str, binary: Path):
 async def test_a_cluster_node_is_refused(name: str, binary: Path):
     store = StoreProcess(binary, tcp=True, cluster_enabled="yes")
     async with store, store.client() as client:
-        with pytest.raises(StartupError, match="cluster mode"):
+        with pytest.raises(StartupError, match=r"use redis\+cluster://"):
             await inspect(client)
 
 

@@ -7,15 +7,15 @@ import pytest
 from tests.store.conftest import Real
 from tests.support.stores import eventually
 from tidegate_server.core.model import (
-    AddOutcome,
     BatchState,
     Conversation,
     DeliveryChannel,
+    NackAction,
     NewMessage,
     WindowPolicy,
 )
-from tidegate_server.errors import StartupError, StoreUnavailable
-from tidegate_server.store.base import Claimed
+from tidegate_server.errors import StartupError, StoreFull, StoreUnavailable
+from tidegate_server.store.base import Added, Claimed
 from tidegate_server.store.connect import Address, prepare
 from tidegate_server.store.redis import RedisStore
 from tidegate_server.store.signals import Notice, NoticeKind
@@ -59,7 +59,7 @@ async def test_a_flushed_script_cache_is_not_noticed(real: Real):
     await store.add([message("one")])
     await real.client.script_flush()
     added = await asyncio.gather(*(store.add([message(f"m{n}")]) for n in range(20)))
-    assert all(one[0].outcome is AddOutcome.BUFFERED for one in added)
+    assert all(isinstance(one, Added) for (one,) in added)
     await real.client.script_flush()
     assert (await claim(store)).batch
 
@@ -202,3 +202,44 @@ async def test_large_batches_are_cut_below_what_a_client_takes(real: Real):
         await store.ack(claimed.batch.info.batch_id, claimed.batch.token)
     assert sum(sizes) == 9 * 600_000
     assert max(sizes) <= 3 << 20
+
+
+async def test_a_full_store_refuses_what_would_grow_it_and_lets_all_else_through(real: Real):
+    store = real.store()
+    chats = [
+        Conversation("bot", name) for name in ("held", "erased", "discarded", "dead", "leased")
+    ]
+    for chat in chats:
+        await store.add([message(name, chat=chat, policy=LATER) for name in ("one", "two")])
+    held, erased, discarded, dead, leased = chats
+    tokens: dict[Conversation, str] = {}
+    for chat in (dead, leased):
+        await store.flush(chat)
+        claimed = await claim(store, chat)
+        assert claimed.batch
+        tokens[chat] = claimed.batch.info.batch_id
+    await store.nack(tokens[dead], "token", NackAction.DEAD_LETTER)
+    await real.client.config_set("maxmemory", "1")
+
+    with pytest.raises(StoreFull):
+        await store.add([message("three", chat=held)])
+    with pytest.raises(StoreFull):
+        await store.amend(held, "one", body=b"other", payload_bytes=5)
+    assert (await store.hold(held, 60_000)).held
+    assert (await store.remove(held, "one")).buffer
+    assert (await store.flush(held)).flushed
+    assert (await store.extend(tokens[leased], "token", 60_000)).lease_expires_at_ms
+    assert await store.discard(discarded) == 2
+    assert (await store.erase(erased)).messages == 2
+    assert (await store.requeue(tokens[dead])).applied
+    ids: list[str] = []
+    for chat in (held, dead):
+        claimed = await claim(store, chat, token="again")
+        assert claimed.batch
+        ids += [m.id for m in claimed.batch.messages]
+        await store.ack(claimed.batch.info.batch_id, "again")
+    assert ids == ["two", "one", "two"]
+    await store.nack(tokens[leased], "token", NackAction.RELEASE)
+    assert await store.reconcile(limit=1_000) == 0
+    stats = await store.stats()
+    assert (stats.buffered_messages, stats.delivering_batches, stats.retrying_batches) == (0, 0, 1)

@@ -11,6 +11,7 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.adds import take
 from tests.support.stores import StoreProcess
 from tidegate_server.core.model import Conversation, DeliveryChannel, NackAction, NewMessage
 from tidegate_server.core.model import WindowPolicy as Policy
@@ -52,7 +53,7 @@ def store(inner: MemoryStore) -> SealedStore:
 
 
 async def test_a_batch_comes_out_as_its_messages_went_in(store: SealedStore):
-    await store.add([message("one"), message("two", flush=True)])
+    await take(store, [message("one"), message("two", flush=True)])
     batch = (await claim(store)).batch
     assert batch
     assert batch.info.conversation == CHAT
@@ -63,7 +64,7 @@ async def test_a_batch_comes_out_as_its_messages_went_in(store: SealedStore):
 
 
 async def test_an_id_is_known_again_and_a_message_can_be_changed(store: SealedStore):
-    first, second = await store.add([message("one"), message("one")])
+    first, second = await take(store, [message("one"), message("one")])
     assert second.sequence == first.sequence
     await store.amend(CHAT, "one", body=b"better", payload_bytes=6)
     assert (await store.track(CHAT, "one")).duplicates == 1
@@ -79,7 +80,7 @@ async def test_an_id_is_known_again_and_a_message_can_be_changed(store: SealedSt
 
 async def test_listings_name_what_they_list(store: SealedStore):
     chats = [Conversation("bot", f"user {n}") for n in range(5)]
-    await store.add([message(f"m{n}", chat, flush=True) for n, chat in enumerate(chats)])
+    await take(store, [message(f"m{n}", chat, flush=True) for n, chat in enumerate(chats)])
     found: list[Conversation] = []
     after = None
     while page := await store.conversations("bot", limit=2, after=after):
@@ -91,7 +92,7 @@ async def test_listings_name_what_they_list(store: SealedStore):
 
 
 async def test_reasons_are_readable_and_lie_sealed(store: SealedStore, inner: MemoryStore):
-    await store.add([message("one", flush=True)])
+    await take(store, [message("one", flush=True)])
     batch = (await claim(store)).batch
     assert batch
     batch_id = batch.info.batch_id
@@ -122,7 +123,7 @@ async def test_servers_tell_each_other_sealed_names(inner: MemoryStore, store: S
 
 
 async def test_a_new_key_seals_and_the_old_one_still_opens(inner: MemoryStore, store: SealedStore):
-    await store.add([message("old")])
+    await take(store, [message("old")])
     turned = SealedStore(inner, Seals(Keyring(KEYS, current="k2"), SEALS.names))
     await turned.add([message("new", flush=True)])
     batch = (await claim(turned)).batch
@@ -133,7 +134,7 @@ async def test_a_new_key_seals_and_the_old_one_still_opens(inner: MemoryStore, s
 async def test_what_came_before_the_keys_is_delivered(inner: MemoryStore):
     await inner.add([message("before")])
     store = SealedStore(inner, Seals(SEALS.bodies))
-    await store.add([message("after", flush=True)])
+    await take(store, [message("after", flush=True)])
     batch = (await claim(store)).batch
     assert batch
     assert [m.body for m in batch.messages] == [b"CANARY-BODY of before", b"CANARY-BODY of after"]
@@ -142,7 +143,7 @@ async def test_what_came_before_the_keys_is_delivered(inner: MemoryStore):
 async def test_without_its_key_a_batch_waits_as_a_dead_letter(
     inner: MemoryStore, store: SealedStore
 ):
-    await store.add([message("one", flush=True)])
+    await take(store, [message("one", flush=True)])
     keyless = SealedStore(inner, Seals(Keyring({"k3": bytes(32)}, current="k3"), SEALS.names))
     assert (await claim(keyless)).batch is None
     (letter,) = await keyless.dead_letters("bot", limit=9)
@@ -215,9 +216,7 @@ def test_a_name_key_is_one_line(tmp_path: Path):
 @pytest_asyncio.fixture
 async def on_disk() -> AsyncIterator[tuple[StoreProcess, SealedStore]]:
     async with StoreProcess(appendonly="yes") as process:
-        inner = RedisStore(
-            Address(process.url, timeout=5).connector(), counters=Metrics(), timeout=5
-        )
+        inner = RedisStore(Address(process.url, timeout=5).dialer(), counters=Metrics(), timeout=5)
         inner.start()
         yield process, SealedStore(inner, SEALS)
         await inner.stop()
@@ -227,7 +226,7 @@ async def test_no_file_of_the_store_has_a_text_a_name_or_an_id(
     on_disk: tuple[StoreProcess, SealedStore],
 ):
     process, store = on_disk
-    await store.add([message("CANARY-ID"), message("CANARY-ID"), message("CANARY-2", flush=True)])
+    await take(store, [message("CANARY-ID"), message("CANARY-ID"), message("CANARY-2", flush=True)])
     await store.amend(CHAT, "CANARY-2", body=b"CANARY-AMENDED", payload_bytes=9)
     batch = (await claim(store)).batch
     assert batch

@@ -74,16 +74,18 @@ def alive(pid: int) -> bool:
 
 
 class StoreProcess:
-    """A throw-away store on a unix socket, or on a TCP port of its own, that keeps nothing.
+    """A throw-away store on a unix socket, or on a TCP port, free or given, that keeps nothing.
 
     Options are the store's own, with underscores: `StoreProcess(appendonly="yes")`. The files
     stay from `stop` or `kill` to the next `start`, and go with the object, or earlier, at the end
     of `async with`.
     """
 
-    def __init__(self, binary: Path | None = None, *, tcp: bool = False, **options: str):
+    def __init__(
+        self, binary: Path | None = None, *, tcp: bool = False, port: int = 0, **options: str
+    ):
         self._binary = binary or binaries()[0][1]
-        self._port = _free_port() if tcp else 0
+        self._port = port or (free_port() if tcp else 0)
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self.dir = Path(tempfile.mkdtemp(prefix="store-"))
@@ -92,6 +94,11 @@ class StoreProcess:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self._port}" if self._port else f"unix://{self.dir}/store.sock"
+
+    @property
+    def port(self) -> int:
+        assert self._port, "the store is on a unix socket"
+        return self._port
 
     @property
     def pid(self) -> int:
@@ -170,6 +177,7 @@ class StoreProcess:
         self._remove_files()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nobody listens on at this moment."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]

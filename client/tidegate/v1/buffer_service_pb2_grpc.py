@@ -176,7 +176,8 @@ class BufferServiceServicer(object):
         """Replaces the payload of a message that is still in the buffer: the user
         edited it. Place and arrival time stay.
 
-        Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (ALREADY_SEALED).
+        Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (ALREADY_SEALED);
+        RESOURCE_EXHAUSTED. Nothing is changed then.
         Deadline: 1 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -146,7 +146,8 @@ class BufferServiceStub:
     """Replaces the payload of a message that is still in the buffer: the user
     edited it. Place and arrival time stay.
 
-    Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (ALREADY_SEALED).
+    Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (ALREADY_SEALED);
+    RESOURCE_EXHAUSTED. Nothing is changed then.
     Deadline: 1 s.
     """
 
@@ -269,7 +270,8 @@ class BufferServiceAsyncStub:
     """Replaces the payload of a message that is still in the buffer: the user
     edited it. Place and arrival time stay.
 
-    Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (ALREADY_SEALED).
+    Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (ALREADY_SEALED);
+    RESOURCE_EXHAUSTED. Nothing is changed then.
     Deadline: 1 s.
     """
 
@@ -406,7 +408,8 @@ class BufferServiceServicer(metaclass=abc.ABCMeta):
         """Replaces the payload of a message that is still in the buffer: the user
         edited it. Place and arrival time stay.
 
-        Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (ALREADY_SEALED).
+        Errors: INVALID_ARGUMENT; NOT_FOUND; FAILED_PRECONDITION (ALREADY_SEALED);
+        RESOURCE_EXHAUSTED. Nothing is changed then.
         Deadline: 1 s.
         """
 

@@ -7,9 +7,10 @@ from tidegate.v1 import admin_service_pb2 as rpc
 from tidegate.v1 import types_pb2 as pb
 from tidegate_server.api import convert, validate
 from tidegate_server.api.pages import Page, Place
-from tidegate_server.api.rpc import Call
+from tidegate_server.api.rpc import Call, must_cover
 from tidegate_server.core.model import BatchInfo, WindowPolicy
 from tidegate_server.engine.engine import Engine
+from tidegate_server.errors import NotFound
 from tidegate_server.metrics import Metrics
 from tidegate_server.store.base import Listed
 from tidegate_server.store.keys import cid_of
@@ -57,25 +58,29 @@ class AdminService:
         )
 
     async def get_stats(self, request: rpc.GetStatsRequest, call: Call) -> rpc.GetStatsResponse:
-        """Gauges of the store and counters of this replica."""
-        instance = validate.instance_filter(request.instance)
+        """Gauges of the store and counters of this replica.
+
+        The latter count all instances together, and are left out for who may not see all.
+        """
+        instance = call.access.one(validate.instance_filter(request.instance))
         stats = await call.in_time(self._engine.store.stats(instance))
+        sees_all = call.access.instances is None
         return rpc.GetStatsResponse(
             open_buffers=stats.open_buffers,
             buffered_messages=stats.buffered_messages,
             delivering_batches=stats.delivering_batches,
             retrying_batches=stats.retrying_batches,
             dead_letters=stats.dead_letters,
-            subscribers=len(self._engine.subscribers),
+            subscribers=len(self._engine.subscribers) if sees_all else 0,
             oldest_due_age=convert.duration(stats.oldest_due_age_ms),
-            counters=self._metrics.snapshot(),
+            counters=self._metrics.snapshot() if sees_all else {},
         )
 
     async def list_dead_letters(
         self, request: rpc.ListDeadLettersRequest, call: Call
     ) -> rpc.ListDeadLettersResponse:
         """One page of dead letters, newest first."""
-        instance = validate.instance_filter(request.instance)
+        instance = call.access.one(validate.instance_filter(request.instance))
         page = Page("dead letters", validate.page_size(request.page_size), request.instance)
         before = page.start(request.page_token, is_name=validate.is_batch_id)
         found = await call.in_time(
@@ -91,6 +96,8 @@ class AdminService:
         """One batch with its messages and attempts. A message that cannot be read is left empty."""
         batch_id = validate.batch_id(request.batch_id)
         found = await call.in_time(self._engine.store.batch(batch_id))
+        if not call.access.covers(found.info.conversation.instance):
+            raise NotFound("batch", batch_id)
         response = rpc.GetBatchResponse(
             batch=convert.batch_info(found.info, self._facts.max_attempts),
             attempts=[convert.attempt(attempt) for attempt in found.attempts],
@@ -103,7 +110,7 @@ class AdminService:
         self, request: rpc.ListConversationsRequest, call: Call
     ) -> rpc.ListConversationsResponse:
         """One page of conversations, soonest first."""
-        instance = validate.instance_filter(request.instance)
+        instance = call.access.one(validate.instance_filter(request.instance))
         page = Page("conversations", validate.page_size(request.page_size), request.instance)
         after = page.start(request.page_token, is_name=_is_cid)
         found = await call.in_time(self._conversations(instance, page.size + 1, after))
@@ -119,7 +126,7 @@ class AdminService:
         self, request: rpc.TrackMessageRequest, call: Call
     ) -> rpc.TrackMessageResponse:
         """Follow one message."""
-        conversation = validate.conversation_ref(request, request.conversation)
+        conversation = validate.conversation_ref(request, request.conversation, call.access)
         message_id = validate.required_message_id(request.message_id, "message_id")
         tracked = await call.in_time(self._engine.store.track(conversation, message_id))
         return rpc.TrackMessageResponse(
@@ -136,7 +143,7 @@ class AdminService:
     ) -> rpc.RequeueDeadLettersResponse:
         """Put the messages of dead letters back into their buffers, in the order of the ids."""
         batch_ids = validate.batch_ids(request.batch_ids)
-        results = await call.in_time(_one_by_one(self._requeue, batch_ids))
+        results = await call.in_time(self._one_by_one(self._requeue, batch_ids, call))
         return rpc.RequeueDeadLettersResponse(results=results)
 
     async def delete_dead_letters(
@@ -144,20 +151,21 @@ class AdminService:
     ) -> rpc.DeleteDeadLettersResponse:
         """Throw dead letters away."""
         batch_ids = validate.batch_ids(request.batch_ids)
-        results = await call.in_time(_one_by_one(self._engine.delete, batch_ids))
+        results = await call.in_time(self._one_by_one(self._engine.delete, batch_ids, call))
         return rpc.DeleteDeadLettersResponse(results=results)
 
     async def erase_conversation(
         self, request: rpc.EraseConversationRequest, call: Call
     ) -> rpc.EraseConversationResponse:
         """Forget all that is stored of a conversation."""
-        conversation = validate.conversation_ref(request, request.conversation)
+        conversation = validate.conversation_ref(request, request.conversation, call.access)
         erased = await call.in_time(self._engine.erase(conversation))
         return rpc.EraseConversationResponse(erased_messages=erased.messages)
 
     async def watch_events(self, request: rpc.WatchEventsRequest, call: Call) -> None:
         """Stream what happens until the client leaves or the server drains."""
-        tail = self._engine.watch(validate.instance_filter(request.instance))
+        instance = call.access.one(validate.instance_filter(request.instance))
+        tail = self._engine.watch(instance)
         try:
             while event := await tail.next():
                 await call.write(convert.event(event, self._facts.max_attempts))
@@ -191,17 +199,23 @@ class AdminService:
     async def _requeue(self, batch_id: str) -> bool:
         return (await self._engine.requeue(batch_id)).applied
 
+    async def _one_by_one(
+        self, act: Callable[[str], Awaitable[bool]], batch_ids: Sequence[str], call: Call
+    ) -> list[rpc.BatchActionResult]:
+        """What became of each. Should it fail half way, a repeat does the rest."""
+        results: list[rpc.BatchActionResult] = []
+        for batch_id in batch_ids:
+            is_there = validate.is_batch_id(batch_id) and await self._is_covered(batch_id, call)
+            applied = bool(is_there) and await act(batch_id)
+            results.append(rpc.BatchActionResult(batch_id=batch_id, applied=applied))
+        return results
 
-async def _one_by_one(
-    act: Callable[[str], Awaitable[bool]], batch_ids: Sequence[str]
-) -> list[rpc.BatchActionResult]:
-    """What became of each. Should it fail half way, a repeat does the rest."""
-    return [
-        rpc.BatchActionResult(
-            batch_id=batch_id, applied=bool(validate.is_batch_id(batch_id)) and await act(batch_id)
-        )
-        for batch_id in batch_ids
-    ]
+    async def _is_covered(self, batch_id: str, call: Call) -> bool:
+        try:
+            await must_cover(self._engine.store, batch_id, call)
+        except NotFound:
+            return False
+        return True
 
 
 def _after(page: Page, last: BatchInfo) -> str:

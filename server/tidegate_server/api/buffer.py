@@ -66,7 +66,7 @@ class BufferService:
 
     async def get_status(self, request: rpc.GetStatusRequest, call: Call) -> rpc.GetStatusResponse:
         """Where a conversation stands."""
-        conversation = validate.conversation_ref(request, request.conversation)
+        conversation = validate.conversation_ref(request, request.conversation, call.access)
         status = await call.in_time(self._engine.store.status(conversation))
         response = rpc.GetStatusResponse()
         if status.buffer:
@@ -83,7 +83,7 @@ class BufferService:
 
     async def flush(self, request: rpc.FlushRequest, call: Call) -> rpc.FlushResponse:
         """Close a conversation's window now."""
-        conversation = validate.conversation_ref(request, request.conversation)
+        conversation = validate.conversation_ref(request, request.conversation, call.access)
         flushed = await call.in_time(self._engine.flush(conversation))
         buffer = convert.optional_buffer(flushed.buffer)
         return rpc.FlushResponse(flushed=flushed.flushed, buffer=buffer)
@@ -92,7 +92,7 @@ class BufferService:
         self, request: rpc.HoldWindowRequest, call: Call
     ) -> rpc.HoldWindowResponse:
         """Keep a conversation's window open for a while."""
-        conversation = validate.conversation_ref(request, request.conversation)
+        conversation = validate.conversation_ref(request, request.conversation, call.access)
         hold_ms = DEFAULT_HOLD_MS
         if request.HasField("hold_for"):
             most = LONGEST_HOLD_MS
@@ -104,7 +104,7 @@ class BufferService:
         self, request: rpc.AmendMessageRequest, call: Call
     ) -> rpc.AmendMessageResponse:
         """Replace a message that is still in the buffer."""
-        conversation = validate.conversation_ref(request, request.conversation)
+        conversation = validate.conversation_ref(request, request.conversation, call.access)
         if not request.HasField("message"):
             raise InvalidField("message", "is required")
         message_id = validate.required_message_id(request.message.id, "message.id")
@@ -118,14 +118,14 @@ class BufferService:
         self, request: rpc.RemoveMessageRequest, call: Call
     ) -> rpc.RemoveMessageResponse:
         """Take a message out of the buffer."""
-        conversation = validate.conversation_ref(request, request.conversation)
+        conversation = validate.conversation_ref(request, request.conversation, call.access)
         message_id = validate.required_message_id(request.message_id, "message_id")
         changed = await call.in_time(self._engine.remove(conversation, message_id))
         return rpc.RemoveMessageResponse(buffer=convert.optional_buffer(changed.buffer))
 
     async def discard(self, request: rpc.DiscardRequest, call: Call) -> rpc.DiscardResponse:
         """Drop a conversation's buffer."""
-        conversation = validate.conversation_ref(request, request.conversation)
+        conversation = validate.conversation_ref(request, request.conversation, call.access)
         dropped = await call.in_time(self._engine.discard(conversation))
         return rpc.DiscardResponse(discarded_count=dropped)
 

@@ -3,12 +3,11 @@
 import asyncio
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from tidegate.v1 import delivery_service_pb2 as rpc
 from tidegate.v1 import types_pb2 as pb
 from tidegate_server.api import convert, validate
-from tidegate_server.api.rpc import Call
+from tidegate_server.api.rpc import Call, must_cover
 from tidegate_server.core.model import Batch, BatchState, DeliveryChannel, NackAction
 from tidegate_server.core.window import MAX_WIRE_BYTES
 from tidegate_server.engine.engine import Engine
@@ -54,7 +53,7 @@ class DeliveryService:
     async def subscribe(self, request: rpc.SubscribeRequest, call: Call) -> None:
         """Stream batches until the client leaves or the server drains."""
         most = validate.number(request.max_in_flight, "max_in_flight", default=8, most=1000)
-        wish = self._wish(request, most, DeliveryChannel.STREAM)
+        wish = self._wish(request, call, most, DeliveryChannel.STREAM)
         subscriber = self._subscribe(wish)
         try:
             await call.write(self._opened(subscriber))
@@ -65,7 +64,7 @@ class DeliveryService:
     async def pull(self, request: rpc.PullRequest, call: Call) -> rpc.PullResponse:
         """Wait for a first batch and take those that are ready with it."""
         most = validate.number(request.max_batches, "max_batches", default=1, most=100)
-        wish = self._wish(request, most, DeliveryChannel.PULL)
+        wish = self._wish(request, call, most, DeliveryChannel.PULL)
         wait_s = _wait_s(request, call)
         subscriber = self._subscribe(wish)
         taken: list[Batch] = []
@@ -80,7 +79,7 @@ class DeliveryService:
 
     async def ack_batch(self, request: rpc.AckBatchRequest, call: Call) -> rpc.AckBatchResponse:
         """Settle a batch as processed."""
-        batch_id, token = _lease(request)
+        batch_id, token = await self._lease(request, call)
         settled = await call.in_time(
             self._engine.ack(batch_id, token, only_if_current=request.only_if_current)
         )
@@ -88,7 +87,7 @@ class DeliveryService:
 
     async def nack_batch(self, request: rpc.NackBatchRequest, call: Call) -> rpc.NackBatchResponse:
         """Give a batch back."""
-        batch_id, token = _lease(request)
+        batch_id, token = await self._lease(request, call)
         settled = await call.in_time(
             self._engine.nack(
                 batch_id,
@@ -112,7 +111,7 @@ class DeliveryService:
         self, request: rpc.ExtendLeaseRequest, call: Call
     ) -> rpc.ExtendLeaseResponse:
         """Move the end of a lease."""
-        batch_id, token = _lease(request)
+        batch_id, token = await self._lease(request, call)
         lease_ms = validate.lease_ms(request, request.lease_duration, None)
         extended = await call.in_time(self._engine.extend(batch_id, token, lease_ms))
         return rpc.ExtendLeaseResponse(
@@ -120,16 +119,31 @@ class DeliveryService:
         )
 
     def _wish(
-        self, request: rpc.SubscribeRequest | rpc.PullRequest, most: int, channel: DeliveryChannel
+        self,
+        request: rpc.SubscribeRequest | rpc.PullRequest,
+        call: Call,
+        most: int,
+        channel: DeliveryChannel,
     ) -> _Wish:
         lease_ms = validate.lease_ms(request, request.lease_duration, self._lease_ms)
         return _Wish(
             subscriber_id=validate.subscriber_id(request.subscriber_id),
-            instances=validate.instances(request.instances),
+            instances=call.access.some(validate.instances(request.instances)),
             max_in_flight=most,
             lease_ms=lease_ms or self._lease_ms,
             channel=channel,
         )
+
+    async def _lease(
+        self,
+        request: rpc.AckBatchRequest | rpc.NackBatchRequest | rpc.ExtendLeaseRequest,
+        call: Call,
+    ) -> tuple[str, str]:
+        """The batch and the token of a settlement."""
+        token = validate.lease_token(request.lease_token)
+        batch_id = validate.batch_id(request.batch_id)
+        await call.in_time(must_cover(self._engine.store, batch_id, call))
+        return batch_id, token
 
     def _subscribe(self, wish: _Wish) -> Subscriber:
         return self._engine.subscribe(
@@ -244,12 +258,6 @@ def _wait_s(request: rpc.PullRequest, call: Call) -> float:
         wait_ms = validate.duration_ms(request.wait, "wait", least_ms=0, most_ms=most)
     left = call.time_left()
     return min(max(wait_ms / 1000, LOOK_S), math.inf if left is None else left)
-
-
-def _lease(request: Any) -> tuple[str, str]:
-    """The batch and the token of a settlement."""
-    token = validate.lease_token(request.lease_token)
-    return validate.batch_id(request.batch_id), token
 
 
 def _action(request: rpc.NackBatchRequest) -> NackAction:

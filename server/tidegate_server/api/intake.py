@@ -80,6 +80,7 @@ class Intake:
     def _read(self, request: rpc.AddMessageRequest, call: Call) -> NewMessage:
         """The message of a request, checked, in the form that the store keeps."""
         conversation = validate.conversation(request.instance, request.conversation)
+        call.access.must_cover(conversation.instance)
         if not request.HasField("message"):
             raise InvalidField("message", "is required")
         message = request.message
@@ -106,10 +107,13 @@ class Intake:
             added = await call.in_time(self._engine.add(messages))
         except TidegateError as error:
             return [self._not_added(message, error) for message in messages]
-        last = {message.conversation: place for place, message in enumerate(messages)}
+        pairs = list(zip(messages, added, strict=True))
+        last = {m.conversation: m for m, result in pairs if isinstance(result, Added)}
         return [
-            self._added(message, answer, shows_buffer=last[message.conversation] == place)
-            for place, (message, answer) in enumerate(zip(messages, added, strict=True))
+            self._added(message, result, shows_buffer=last[message.conversation] is message)
+            if isinstance(result, Added)
+            else self._not_added(message, result)
+            for message, result in pairs
         ]
 
     def _added(self, message: NewMessage, added: Added, *, shows_buffer: bool) -> Answer:

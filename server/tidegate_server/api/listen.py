@@ -1,22 +1,33 @@
-"""Where the server listens: TCP ports and unix sockets that no second server can take over."""
+"""Where the server listens: TCP ports and unix sockets that no second server can take over.
+
+Only ports speak TLS. A socket is its owner's alone.
+"""
 
 import fcntl
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import grpc
 import grpc.aio
 
+from tidegate_server.config.tls import Certificate
 from tidegate_server.errors import StartupError
 
 
 class Listeners:
-    """The addresses of a server, such as "127.0.0.1:7460", "[::1]:0" or "unix:/run/tidegate"."""
+    """The addresses of a server, such as "127.0.0.1:7460", "[::1]:0" or "unix:/run/tidegate".
 
-    def __init__(self, addresses: Sequence[str]):
+    `certificate` is that of the ports, asked at every handshake; None: no TLS.
+    """
+
+    def __init__(
+        self, addresses: Sequence[str], certificate: Callable[[], Certificate] | None = None
+    ):
         self._wanted = addresses
+        self._certificate = certificate
         self._sockets: list[UnixSocket] = []
         self.addresses: list[str] = []
 
@@ -48,7 +59,9 @@ class Listeners:
             return address
         host, _, port = address.rpartition(":")
         _see_if_free(host.strip("[]"), int(port), address)
-        return f"{host}:{_add_port(server, address, address)}"
+        # One for each port: what tells gRPC of a new certificate tells it once.
+        credentials = _credentials(self._certificate) if self._certificate else None
+        return f"{host}:{_add_port(server, address, address, credentials)}"
 
 
 class UnixSocket:
@@ -116,11 +129,41 @@ def _see_if_free(host: str, port: int, address: str) -> None:
         raise StartupError(_taken(address)) from None
 
 
-def _add_port(server: grpc.aio.Server, target: str, address: str) -> int:
+def _add_port(
+    server: grpc.aio.Server,
+    target: str,
+    address: str,
+    credentials: grpc.ServerCredentials | None = None,
+) -> int:
     try:
-        return server.add_insecure_port(target)
+        if credentials is None:
+            return server.add_insecure_port(target)
+        return server.add_secure_port(target, credentials)
     except RuntimeError:
         raise StartupError(_taken(address)) from None
+
+
+def _credentials(certificate: Callable[[], Certificate]) -> grpc.ServerCredentials:
+    """Credentials of one port, with the certificate in force at each handshake."""
+    told = certificate()
+
+    def news() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal told
+        if (newest := certificate()) is told:
+            return None
+        told = newest
+        return _configuration(newest)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(told),
+        news,  # pyright: ignore[reportArgumentType]  # None is documented: nothing is new
+        require_client_authentication=told.client_ca is not None,
+    )
+
+
+def _configuration(certificate: Certificate) -> grpc.ServerCertificateConfiguration:
+    pair = certificate.key, certificate.chain
+    return grpc.ssl_server_certificate_configuration([pair], certificate.client_ca)
 
 
 def _taken(address: str) -> str:

@@ -10,6 +10,7 @@ import re
 import traceback
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, Never, TypeVar, cast
 
 import grpc
@@ -19,14 +20,32 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from tidegate_server.api.status import DETAILS_KEY, code_of, rich_status
-from tidegate_server.errors import InvalidField, StoreUnavailable, TidegateError
+from tidegate_server.core.access import EVERYTHING, Role
+from tidegate_server.errors import (
+    Draining,
+    InvalidField,
+    NotFound,
+    StoreUnavailable,
+    TidegateError,
+)
+from tidegate_server.guard import Guard
 from tidegate_server.logs import get_logger
+from tidegate_server.store.base import Store
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[Any, "Call"], Awaitable[Any]]
 Answer = TypeVar("Answer")
 Request = TypeVar("Request")
 
+ROLES = {
+    "tidegate.v1.BufferService": Role.PRODUCER,
+    "tidegate.v1.DeliveryService": Role.SUBSCRIBER,
+    "tidegate.v1.AdminService": Role.ADMIN,
+}
+FOR_ANY_TOKEN = frozenset({"tidegate.v1.AdminService.GetServerInfo"})
+"""What every client may ask, to adapt to the server."""
+
+AUTHORIZATION = "authorization"
 REQUEST_ID = "x-request-id"
 LEAST_MARGIN_S = 0.02
 
@@ -35,15 +54,24 @@ _log = get_logger("api")
 
 
 class Call:
-    """One RPC under way: its metadata, its deadline, and the way back to the client."""
+    """One RPC under way: its metadata, its deadline, and the way back to the client.
 
-    __slots__ = ("_context", "metadata", "method")
+    `access` says what the caller may do.
+    """
+
+    __slots__ = ("_context", "access", "metadata", "method")
 
     def __init__(self, context: Context, method: str):
         self._context = context
+        self.access = EVERYTHING
         self.method = method
         pairs = cast("Iterable[tuple[str, str | bytes]]", context.invocation_metadata() or ())
         self.metadata = dict(pairs)
+
+    @property
+    def authorization(self) -> str:
+        """The caller's credentials; empty if it gave none."""
+        return str(self.metadata.get(AUTHORIZATION, ""))
 
     @property
     def request_id(self) -> str:
@@ -122,9 +150,67 @@ class Call:
         return f"internal error; the server's log has it under request id {request_id}"
 
 
-def register(server: grpc.aio.Server, service: ServiceDescriptor, implementation: object) -> None:
-    """Have `implementation` answer the RPCs of `service`."""
-    handlers = {method.name: _handler(method, implementation) for method in service.methods}
+async def must_cover(store: Store, batch_id: str, call: Call) -> None:
+    """Look whether a batch is of an instance that the caller may touch.
+
+    Raises:
+        NotFound: It is not, or there is none; the caller cannot tell which.
+    """
+    if call.access.instances is None:
+        return
+    conversation = await store.find(batch_id)
+    if not call.access.covers(conversation.instance):
+        raise NotFound("batch", batch_id)
+
+
+class Door:
+    """The way into one RPC."""
+
+    def __init__(self, guard: Guard, method: MethodDescriptor):
+        self._guard = guard
+        for_all = guard.is_open or method.full_name in FOR_ANY_TOKEN
+        self._role = None if for_all else ROLES[method.containing_service.full_name]
+
+    def admit(self, call: Call) -> None:
+        """Find out what the caller may do.
+
+        Raises:
+            BadCredentials: It has no token, or one that is not known.
+            NotAllowed: Its token is not for this RPC.
+        """
+        call.access = self._guard.admit(call.authorization)
+        if self._role:
+            call.access.must_have(self._role)
+
+    @asynccontextmanager
+    async def held_open(self, call: Call) -> AsyncGenerator[None]:
+        """Let a stream go on as long as its token stays what it is.
+
+        Raises:
+            Draining: It does not; with another token the next stream may.
+        """
+        loop = asyncio.get_running_loop()
+        limit = asyncio.timeout(None)
+        with self._guard.holding(
+            call.authorization, call.access, lambda: limit.reschedule(loop.time())
+        ):
+            try:
+                async with limit:
+                    yield
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise Draining("the token of this stream has changed; open another") from None
+
+
+def register(
+    server: grpc.aio.Server, service: ServiceDescriptor, implementation: object, guard: Guard
+) -> None:
+    """Have `implementation` answer the RPCs of `service`, for those whom `guard` lets in."""
+    handlers = {
+        method.name: _handler(method, implementation, Door(guard, method))
+        for method in service.methods
+    }
     generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
     server.add_generic_rpc_handlers((generic,))
 
@@ -148,23 +234,30 @@ async def until(
             future.cancel()
 
 
-def _handler(method: MethodDescriptor, implementation: object) -> "grpc.RpcMethodHandler[Any, Any]":
+def _handler(
+    method: MethodDescriptor, implementation: object, door: Door
+) -> "grpc.RpcMethodHandler[Any, Any]":
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
     handler: Handler = getattr(implementation, name)
     if method.client_streaming:
-        return grpc.stream_stream_rpc_method_handler(_duplex(method, handler), None, _serialize)
+        duplex = _duplex(method, handler, door)
+        return grpc.stream_stream_rpc_method_handler(duplex, None, _serialize)
     if method.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(_stream(method, handler), None, _serialize)
-    return grpc.unary_unary_rpc_method_handler(_unary(method, handler), None, _serialize)
+        stream = _stream(method, handler, door)
+        return grpc.unary_stream_rpc_method_handler(stream, None, _serialize)
+    return grpc.unary_unary_rpc_method_handler(_unary(method, handler, door), None, _serialize)
 
 
-def _unary(method: MethodDescriptor, handler: Handler) -> Callable[..., Awaitable[Message]]:
+def _unary(
+    method: MethodDescriptor, handler: Handler, door: Door
+) -> Callable[..., Awaitable[Message]]:
     # Metadata before a failure would switch the transparent retries of gRPC's clients off.
     parse, name = _parser(method), method.full_name
 
     async def answer(raw: bytes, context: Context) -> Message:
         call = Call(context, name)
         try:
+            door.admit(call)
             response = await handler(parse(raw), call)
             if REQUEST_ID in call.metadata:
                 await call.echo_request_id()
@@ -175,7 +268,9 @@ def _unary(method: MethodDescriptor, handler: Handler) -> Callable[..., Awaitabl
     return answer
 
 
-def _stream(method: MethodDescriptor, handler: Handler) -> Callable[..., Awaitable[None]]:
+def _stream(
+    method: MethodDescriptor, handler: Handler, door: Door
+) -> Callable[..., Awaitable[None]]:
     # A coroutine that writes, and no generator: its `finally` runs when the call is cancelled,
     # not when the garbage collector finds the generator.
     parse, name = _parser(method), method.full_name
@@ -183,22 +278,28 @@ def _stream(method: MethodDescriptor, handler: Handler) -> Callable[..., Awaitab
     async def answer(raw: bytes, context: Context) -> None:
         call = Call(context, name)
         try:
+            door.admit(call)
             await call.echo_request_id()
-            await handler(parse(raw), call)
+            async with door.held_open(call):
+                await handler(parse(raw), call)
         except Exception as error:
             await call.fail(error)
 
     return answer
 
 
-def _duplex(method: MethodDescriptor, handler: Handler) -> Callable[..., Awaitable[None]]:
+def _duplex(
+    method: MethodDescriptor, handler: Handler, door: Door
+) -> Callable[..., Awaitable[None]]:
     parse, name = _parser(method), method.full_name
 
     async def answer(raw: AsyncIterator[bytes], context: Context) -> None:
         call = Call(context, name)
         try:
+            door.admit(call)
             await call.echo_request_id()
-            await handler((parse(request) async for request in raw), call)
+            async with door.held_open(call):
+                await handler((parse(request) async for request in raw), call)
         except Exception as error:
             await call.fail(error)
 

@@ -18,9 +18,12 @@ from tidegate_server.api.delivery import DeliveryService
 from tidegate_server.api.health import Health
 from tidegate_server.api.intake import Intake, IntakeRules
 from tidegate_server.api.listen import Listeners
-from tidegate_server.api.rpc import register, until
+from tidegate_server.api.rpc import AUTHORIZATION, register, until
+from tidegate_server.config.tls import Certificate
 from tidegate_server.core.model import WindowPolicy
 from tidegate_server.engine.engine import Engine
+from tidegate_server.errors import BadCredentials
+from tidegate_server.guard import Guard
 from tidegate_server.metrics import Metrics
 
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
@@ -29,8 +32,13 @@ OPTIONS = (
     # A second server on the port is an error and no silent partner.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 4 << 20),
+    # Only the identity: older versions of gRPC inflate 1 MB to 1 GB before they look at its size.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
     ("grpc.max_metadata_size", 16 << 10),
     ("grpc.absolute_max_metadata_size", 32 << 10),
+    # Of one connection; further calls wait at their client.
+    ("grpc.max_concurrent_streams", 2_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
     # Clients may ping a silent stream this often, and also without one.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -50,7 +58,11 @@ class ApiSettings:
 
 
 class ApiServer:
-    """Serves an engine over gRPC. Made, started and stopped in one event loop."""
+    """Serves an engine over gRPC. Made, started and stopped in one event loop.
+
+    `guard` says who may come in. With a `certificate` every port speaks TLS, and each handshake
+    goes by the one that is in force then.
+    """
 
     def __init__(
         self,
@@ -63,8 +75,11 @@ class ApiServer:
         fallback: Callable[[str], str],
         max_delay_ms: Callable[[str], int | None],
         settings: ApiSettings | None = None,
+        guard: Guard | None = None,
+        certificate: Callable[[], Certificate] | None = None,
     ):
         settings = settings or ApiSettings()
+        self._guard = guard or Guard()
         rules = IntakeRules(policy, fallback, max_delay_ms, facts.max_message_bytes)
         self._services = {
             buffer_service_pb2.DESCRIPTOR.services_by_name["BufferService"]: BufferService(
@@ -83,7 +98,7 @@ class ApiServer:
         self._health = Health(service.full_name for service in self._services)
         engine.on_store = self._health.set_store
         self._stopped = asyncio.Event()
-        self._listeners = Listeners(listen)
+        self._listeners = Listeners(listen, certificate)
         self._server: grpc.aio.Server | None = None
 
     @property
@@ -99,10 +114,11 @@ class ApiServer:
         """
         self._server = server = grpc.aio.server(options=OPTIONS)
         for descriptor, service in self._services.items():
-            register(server, descriptor, service)
+            register(server, descriptor, service, self._guard)
         health = cast("ServiceDescriptor", health_pb2.DESCRIPTOR.services_by_name["Health"])
-        register(server, health, self._health)
-        _reflect(server, [*self._services, health], self._stopped)
+        # Probes have no token.
+        register(server, health, self._health, Guard())
+        _reflect(server, [*self._services, health], self._guard, self._stopped)
         try:
             self._listeners.bind(server)
             await server.start()
@@ -127,14 +143,21 @@ class ApiServer:
 
 
 def _reflect(
-    server: grpc.aio.Server, services: Sequence[ServiceDescriptor], stopped: asyncio.Event
+    server: grpc.aio.Server,
+    services: Sequence[ServiceDescriptor],
+    guard: Guard,
+    stopped: asyncio.Event,
 ) -> None:
-    """Reflection, which the library has as v1alpha only; v1 is the same under another name."""
+    """Reflection for any token. The library has it as v1alpha only; v1 is the same by its name."""
     names = [service.full_name for service in services]
     names += [reflection.SERVICE_NAME, REFLECTION_V1]
     answer: Any = reflection.aio.ReflectionServicer(names).ServerReflectionInfo
 
-    async def reflect(requests: AsyncIterator[Any], context: object) -> AsyncIterator[Any]:
+    async def reflect(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        try:
+            guard.admit(dict(context.invocation_metadata() or ()).get(AUTHORIZATION, ""))
+        except BadCredentials as error:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
         async for response in answer(until(stopped, requests), context):
             yield response
 

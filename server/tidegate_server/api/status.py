@@ -10,8 +10,10 @@ from google.rpc import error_details_pb2 as details
 from google.rpc.status_pb2 import Status
 
 from tidegate_server.errors import (
+    BadCredentials,
     Exhausted,
     InvalidField,
+    NotAllowed,
     NotFound,
     Precondition,
     Refused,
@@ -21,8 +23,6 @@ from tidegate_server.errors import (
 
 DOMAIN = "tidegate"
 DETAILS_KEY = "grpc-status-details-bin"
-
-QUOTA_SUBJECTS = {"STORE_FULL": "store", "TOO_MANY_SUBSCRIBERS": "server"}
 
 
 def code_of(error: TidegateError) -> grpc.StatusCode:
@@ -38,6 +38,10 @@ def code_of(error: TidegateError) -> grpc.StatusCode:
             return grpc.StatusCode.RESOURCE_EXHAUSTED
         case Unavailable():
             return grpc.StatusCode.UNAVAILABLE
+        case BadCredentials():
+            return grpc.StatusCode.UNAUTHENTICATED
+        case NotAllowed():
+            return grpc.StatusCode.PERMISSION_DENIED
         case _:
             return grpc.StatusCode.INTERNAL
 
@@ -75,7 +79,7 @@ def _details(error: TidegateError) -> list[Message]:
             return [details.PreconditionFailure(violations=[violation])]
         case Exhausted():
             violation = details.QuotaFailure.Violation(
-                subject=QUOTA_SUBJECTS.get(error.reason, "conversation"), description=str(error)
+                subject=error.subject, description=str(error)
             )
             quota = details.QuotaFailure(violations=[violation])
             return [quota, _retry_info(error.retry_after_ms)]

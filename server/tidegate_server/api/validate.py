@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tidegate.v1 import types_pb2 as pb
+from tidegate_server.core.access import Access
 from tidegate_server.core.model import Conversation, WindowMode, WindowPolicy
 from tidegate_server.errors import InvalidField, MessageTooLarge, NotFound
 
@@ -56,11 +57,13 @@ def conversation(instance_name: str, name: str, path: str = "") -> Conversation:
     return Conversation(instance(instance_name, f"{path}instance"), name)
 
 
-def conversation_ref(request: Message, ref: pb.ConversationRef) -> Conversation:
-    """The required field `conversation` of a request."""
+def conversation_ref(request: Message, ref: pb.ConversationRef, access: Access) -> Conversation:
+    """The required field `conversation` of a request, which `access` must cover."""
     if not request.HasField("conversation"):
         raise InvalidField("conversation", "is required")
-    return conversation(ref.instance, ref.conversation, "conversation.")
+    found = conversation(ref.instance, ref.conversation, "conversation.")
+    access.must_cover(found.instance)
+    return found
 
 
 def subscriber_id(name: str) -> str:

@@ -4,17 +4,19 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from tidegate_server.cli import endings
+from tidegate_server.cli import endings, options
 
 COMMANDS = {
     "demo": ("demo.command", "Try it"),
     "replay": ("replay.command", "Try it"),
     "serve": ("serve", "Server"),
     "config": ("config", "Server"),
+    "token": ("token", "Server"),
     "send": ("send", "Messages"),
     "amend": ("message", "Messages"),
     "remove": ("message", "Messages"),
@@ -54,8 +56,28 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _file(name: str, text: str) -> Any:
+    variable = f"TIDEGATE_{name.upper().replace('-', '_')}"
+    return typer.Option(f"--{name}", envvar=variable, metavar="FILE", help=text)
+
+
 def _root(
     context: typer.Context,
+    *,
+    ca_file: Annotated[
+        Path | None, _file("ca-file", "What may sign the server's certificate; then TLS is used.")
+    ] = None,
+    cert_file: Annotated[Path | None, _file("cert-file", "This client's certificate.")] = None,
+    key_file: Annotated[Path | None, _file("key-file", "The key of that.")] = None,
+    token_file: Annotated[Path | None, _file("token-file", "Holds the token for --token.")] = None,
+    insecure_token: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-token",
+            envvar="TIDEGATE_INSECURE_TOKEN",
+            help="Send a token to another machine without TLS.",
+        ),
+    ] = False,
     _version: Annotated[
         bool,
         typer.Option(
@@ -64,6 +86,7 @@ def _root(
     ] = False,
 ) -> None:
     """Gathers bursts of chat messages into one batch, and never loses one."""
+    options.security = options.Security(ca_file, cert_file, key_file, token_file, insecure_token)
     if context.invoked_subcommand is None:
         print(context.get_help())
 

@@ -1,7 +1,10 @@
 """Options that several commands share."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +12,7 @@ from typer.core import TyperGroup
 
 import tidegate
 import tidegate.blocking
+from tidegate_server.cli.endings import WrongArgument
 
 DEFAULT_SERVER = "127.0.0.1:7460"
 
@@ -70,9 +74,43 @@ def group(default: str) -> type[TyperGroup]:
     return Group
 
 
+@dataclass(frozen=True, slots=True)
+class Security:
+    """How a server is reached: what stands before the name of any command."""
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    token_file: Path | None = None
+    insecure_token: bool = False
+
+
+security = Security()
+"""That of this process."""
+
+
+def credentials(token: str | None) -> dict[str, Any]:
+    """The arguments of a client that say who calls. Raises WrongArgument."""
+    file = security.token_file
+    if token and file:
+        raise WrongArgument("give a token or a file with it, and not both")
+    return {
+        "token": _reader(file) if file else token or None,
+        "ca_file": security.ca_file,
+        "cert_file": security.cert_file,
+        "key_file": security.key_file,
+        "insecure_token": security.insecure_token,
+    }
+
+
+def _reader(file: Path) -> Callable[[], str]:
+    """Looks into the file for every call, so that the token may be replaced."""
+    return lambda: file.read_text(encoding="utf-8").strip()
+
+
 def connect(server: str, token: str | None) -> tidegate.blocking.Client:
     """A client of the server. Raises InvalidArgument for what is no address."""
-    return tidegate.blocking.Client(server, token=token or None)
+    return tidegate.blocking.Client(server, **credentials(token))
 
 
 def policy(

@@ -16,8 +16,9 @@ _TRANSLATED = IPv6Network("64:ff9b::/96")
 
 ADDRESS_RULE = "host:port, [v6 address]:port or unix:/path, several separated by commas"
 URL_RULE = (
-    "redis://host:port/db, rediss://host:port/db or unix:///path?db=0 with special characters of"
-    " user and password percent-encoded"
+    "redis://host:port/db, rediss://host:port/db, unix:///path?db=0,"
+    " redis+sentinel://host:port,host:port/service/db or redis+cluster://host:port,host:port"
+    " with special characters of user and password percent-encoded"
 )
 
 
@@ -131,11 +132,8 @@ def shown_url(url: str) -> str:
     base = scheme + "://"
     if "@" in rest:
         return f"{base}***@{rest.rpartition('@')[2].partition('?')[0]}"
-    return (
-        url
-        if re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]*)(:[0-9]*)?(/[\w./-]*)?", rest)
-        else base + "***"
-    )
+    host = r"(\[[0-9A-Fa-f:.]+\]|[\w.-]*)(:[0-9]*)?"
+    return url if re.fullmatch(rf"{host}(,{host})*(/[\w./-]*)?", rest) else base + "***"
 
 
 def _parse_store_url(value: object) -> str | None:
@@ -144,10 +142,8 @@ def _parse_store_url(value: object) -> str | None:
         return None
     if not isinstance(value, str) or re.search(r"\s", value):
         raise ValueError(URL_RULE)
-    if value.startswith(("redis+cluster://", "rediss+cluster://")):
-        raise ValueError(f"{URL_RULE}; a cluster is not supported by this version yet")
     try:
-        usable = _is_usable(value)
+        usable = _is_guided(value) or _is_usable(value)
     except ValueError:
         usable = False
     if not usable:
@@ -166,6 +162,21 @@ def _is_usable(url: str) -> bool:
     if parts.scheme not in ("redis", "rediss") or not parts.hostname or "@" in parts.netloc:
         return False
     return parts.port != 0 and bool(re.fullmatch("(/[0-9]{0,5})?", parts.path))
+
+
+def _is_guided(url: str) -> bool:
+    """Whether it names Sentinels and a service, or nodes of a cluster, which has no databases."""
+    path = {"sentinel": r"/[\w.-]+(/[0-9]{1,5})?", "cluster": "/?"}
+    found = re.fullmatch(r"rediss?\+(sentinel|cluster)://([^/]+)(.*)", url)
+    if found is None or not re.fullmatch(path[found[1]], found[3]):
+        return False
+    return all(_is_place(part) for part in found[2].split(","))
+
+
+def _is_place(text: str) -> bool:
+    host, port = r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+", "[0-9]{1,5}"
+    found = re.fullmatch(f"({host})(:({port}))?", text)
+    return found is not None and 0 < int(found[3] or 1) <= 65_535
 
 
 STORE_URL = BeforeValidator(_parse_store_url)

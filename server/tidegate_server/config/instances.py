@@ -17,6 +17,7 @@ from tidegate_server.config.values import (
     size,
 )
 from tidegate_server.core.model import WindowMode, WindowPolicy
+from tidegate_server.core.quota import Quota
 
 Fallback = Literal["error", "immediate"]
 
@@ -34,6 +35,8 @@ Delay = Annotated[timedelta, duration("0s", "1h")]
 MaxWait = Annotated[timedelta, duration("0s", "24h")]
 MaxMessages = Annotated[int, number(1, 500)]
 MaxBytes = Annotated[int, size(1, 3 << 20)]
+Waiting = Annotated[int, number(0, 1_000_000_000)]
+WaitingBytes = Annotated[int, size(0, 1 << 30)]
 FallbackPolicy = Annotated[Fallback, choice("error", "immediate")]
 
 
@@ -57,6 +60,10 @@ class Instance(BaseModel):
 
     fallback: FallbackPolicy | None = None
     max_delay: Delay = timedelta(hours=1)
+    max_conversation_messages: Waiting | None = None
+    max_conversation_bytes: WaitingBytes | None = None
+    max_instance_messages: Waiting | None = None
+    max_instance_buffers: Waiting | None = None
     window: InstanceWindow = InstanceWindow()
     push: Push | None = None
 
@@ -68,13 +75,22 @@ class Rules:
     policy: WindowPolicy
     fallback: Fallback
     max_delay: timedelta
+    quota: Quota
 
 
-def rules(instance: Instance, default: WindowPolicy, fallback: Fallback) -> Rules:
+def rules(instance: Instance, default: WindowPolicy, fallback: Fallback, quota: Quota) -> Rules:
     """The rules of an instance; what it leaves out is the default, moved to fit its own delay."""
     return Rules(
-        _policy(instance.window, default), instance.fallback or fallback, instance.max_delay
+        _policy(instance.window, default),
+        instance.fallback or fallback,
+        instance.max_delay,
+        _quota(instance, quota),
     )
+
+
+def _quota(instance: Instance, default: Quota) -> Quota:
+    own = {name: getattr(instance, f"max_{name}", None) for name in Quota._fields}
+    return default._replace(**{name: most for name, most in own.items() if most is not None})
 
 
 def _policy(own: InstanceWindow, default: WindowPolicy) -> WindowPolicy:

@@ -25,10 +25,14 @@ from tidegate_server.config.instances import (
     MaxWait,
     Mode,
     Rules,
+    Waiting,
+    WaitingBytes,
     misfits,
     rules,
 )
 from tidegate_server.config.push import Push
+from tidegate_server.config.tls import Certificate, read_certificate
+from tidegate_server.config.tokens import read_tokens
 from tidegate_server.config.values import (
     FILE,
     FLAG,
@@ -45,7 +49,9 @@ from tidegate_server.config.values import (
     show,
     size,
 )
+from tidegate_server.core.access import Tokens
 from tidegate_server.core.model import WindowMode, WindowPolicy
+from tidegate_server.core.quota import Quota
 from tidegate_server.core.retry import RetryPolicy
 
 _InstanceName = Annotated[
@@ -69,7 +75,16 @@ class Settings(BaseModel):
     )
     """Where health, readiness and metrics are served over HTTP. Empty: nowhere."""
     insecure_listen: Annotated[bool, FLAG] = False
-    """Listen beyond loopback without TLS."""
+    """Listen beyond loopback without TLS and without tokens or client certificates."""
+
+    tls_cert_file: Annotated[Path | None, FILE] = None
+    """The server's certificate and those that signed it, as PEM; then every port speaks TLS."""
+    tls_key_file: Annotated[Path | None, FILE] = None
+    """The certificate's key, as PEM, without a password."""
+    tls_client_ca_file: Annotated[Path | None, FILE] = None
+    """Certificates that may sign those of clients, as PEM; then each needs one."""
+    tokens_file: Annotated[Path | None, FILE] = None
+    """The tokens that clients need, as TOML. Unset: none."""
 
     store_url: Annotated[str | None, STORE_URL] = None
     """The Redis or Valkey that holds everything, without user and password. Unset: embedded."""
@@ -89,10 +104,12 @@ class Settings(BaseModel):
     """How long to wait for one answer of the store; best less than the deadline of those who add,
     who else cannot be told that a message is surely not stored."""
     durability: Annotated[
-        Literal["memory", "everysec", "fsync"] | None,
-        choice("memory", "everysec", "fsync", optional=True),
+        Literal["memory", "everysec", "fsync", "replicated"] | None,
+        choice("memory", "everysec", "fsync", "replicated", optional=True),
     ] = None
     """What an OK survives; a store that promises less is refused. Unset: what the store has."""
+    store_replicas: Annotated[int, number(1, 5)] = 1
+    """How many replicas must have what is acknowledged; for the durability replicated alone."""
     data_dir: Annotated[Path, PATH] = Path("/var/lib/tidegate")
     """Where the embedded store keeps its files."""
     encryption_keys_file: Annotated[Path | None, FILE] = None
@@ -118,6 +135,18 @@ class Settings(BaseModel):
     """A window closes before its payloads exceed this."""
     max_message_bytes: Annotated[int, size(1, 3 << 20)] = 256 << 10
     """Largest payload of one message."""
+    max_conversation_messages: Waiting = 1_000
+    """Most messages that may wait in a conversation; 0: any number. A batch waits no more."""
+    max_conversation_bytes: WaitingBytes = 8 << 20
+    """Most bytes of payload that may wait in a conversation; 0: any number."""
+    max_instance_messages: Waiting = 0
+    """Most messages that may wait in all conversations of an instance; 0: any number."""
+    max_instance_buffers: Waiting = 0
+    """Most conversations of an instance in which messages may wait; 0: any number."""
+    max_store_messages: Waiting = 0
+    """Most messages that may wait in the store; 0: any number."""
+    max_store_buffers: Waiting = 0
+    """Most conversations in the store in which messages may wait; 0: any number."""
     default_fallback: FallbackPolicy = Field(default="error", alias="fallback")
     """What the caller of a message that cannot be buffered gets: an error, or it back at once."""
 
@@ -179,6 +208,10 @@ class Settings(BaseModel):
         """The longest `policy.delay` that a call for the instance may ask for."""
         return self._rules.get(instance, self._default_rules).max_delay
 
+    def quota(self, instance: str) -> Quota:
+        """How much may wait in the instance and its conversations."""
+        return self._rules.get(instance, self._default_rules).quota
+
     @cached_property
     def retry_policy(self) -> RetryPolicy:
         """How often and when a batch is tried again."""
@@ -221,14 +254,15 @@ class Settings(BaseModel):
 
     @cached_property
     def _default_rules(self) -> Rules:
-        return rules(Instance(), self._default_policy, self.default_fallback)
+        return self._rules_of(Instance())
 
     @cached_property
     def _rules(self) -> dict[str, Rules]:
-        return {
-            name: rules(instance, self._default_policy, self.default_fallback)
-            for name, instance in self.instances.items()
-        }
+        return {name: self._rules_of(instance) for name, instance in self.instances.items()}
+
+    def _rules_of(self, instance: Instance) -> Rules:
+        quota = Quota(*(getattr(self, f"max_{name}") for name in Quota._fields))
+        return rules(instance, self._default_policy, self.default_fallback, quota)
 
     @cached_property
     def _default_policy(self) -> WindowPolicy:
@@ -261,33 +295,81 @@ class Settings(BaseModel):
 
     def _misfits(self) -> Iterator[tuple[tuple[str, ...], str]]:
         yield from self._exposed()
+        yield from self._unusable()
         delay = f"the window's delay, {format_duration(self.window_delay)}"
         if self.window_grace > self.window_delay:
             yield ("window_grace",), f"at most {delay}"
         if self.window_max_wait < self.window_delay:
             yield ("window_max_wait",), f"at least {delay}"
+        yield from self._too_small(self.max_conversation_bytes, ())
         for name, instance in self.instances.items():
             for at, rule in misfits(instance, self._default_policy):
                 yield ("instances", name, *at), rule
+            yield from self._too_small(instance.max_conversation_bytes, ("instances", name))
         if self.max_subscribers < len(self.endpoints):
             yield ("max_subscribers",), f"at least {len(self.endpoints)}, one for each endpoint"
         for key in ("store_username", "store_password"):
             if self.store_url is None and getattr(self, key):
                 yield (key,), "unset while TIDEGATE_STORE_URL is, for the embedded store needs none"
-        if self.store_ca_file and not (self.store_url or "").startswith("rediss://"):
+        if self.store_ca_file and not (self.store_url or "").startswith("rediss"):
             yield ("store_ca_file",), "unset unless TIDEGATE_STORE_URL is a rediss:// URL"
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether strangers can neither listen nor come in."""
+        return bool(self.tls_cert_file and (self.tokens_file or self.tls_client_ca_file))
+
+    @property
+    def exposed(self) -> list[Address]:
+        """The addresses that other machines can reach and that are not guarded."""
+        listening = [*self.listen, *self.http_listen]
+        return [a for a in listening if not (a.is_local or self.is_guarded)]
+
+    def read_certificate(self) -> Certificate | None:
+        """The certificate as it is now. `ValueError`: it cannot be used, and why."""
+        if not (self.tls_cert_file and self.tls_key_file):
+            return None
+        return read_certificate(self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file)
+
+    def read_tokens(self) -> Tokens | None:
+        """The tokens as they are now. `ValueError`: they cannot be used, and why."""
+        return read_tokens(self.tokens_file) if self.tokens_file else None
+
+    def _too_small(
+        self, most: int | None, where: tuple[str, ...]
+    ) -> Iterator[tuple[tuple[str, ...], str]]:
+        if most and most < self.max_message_bytes:
+            least = f"the largest message, {format_size(self.max_message_bytes)}"
+            yield (*where, "max_conversation_bytes"), f"at least {least}, or 0 for no limit"
 
     def _exposed(self) -> Iterator[tuple[tuple[str, ...], str]]:
         for key, found in (("listen", self.listen), ("http_listen", self.http_listen)):
-            if not self.insecure_listen and not all(address.is_local for address in found):
+            if not self.insecure_listen and any(address in self.exposed for address in found):
                 where = (
                     "127.0.0.1, [::1] or unix:/path" if key == "listen" else "127.0.0.1 or [::1]"
                 )
                 yield (
                     (key,),
-                    f"on {where}, since this version has no TLS; TIDEGATE_INSECURE_LISTEN=true"
-                    " allows any address, for a network that you trust",
+                    f"on {where} without TLS (TIDEGATE_TLS_CERT_FILE) and either tokens"
+                    " (TIDEGATE_TOKENS_FILE) or client certificates (TIDEGATE_TLS_CLIENT_CA_FILE);"
+                    " TIDEGATE_INSECURE_LISTEN=true allows any address, for a network that you"
+                    " trust",
                 )
+
+    def _unusable(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        if self.tls_cert_file and not self.tls_key_file:
+            yield ("tls_key_file",), "set, as TIDEGATE_TLS_CERT_FILE is"
+        for key in ("tls_key_file", "tls_client_ca_file"):
+            if getattr(self, key) and not self.tls_cert_file:
+                yield (key,), "unset unless TIDEGATE_TLS_CERT_FILE is set"
+        for key, read in (
+            ("tls_cert_file", self.read_certificate),
+            ("tokens_file", self.read_tokens),
+        ):
+            try:
+                read()
+            except ValueError as error:
+                yield (key,), str(error)
 
 
 KEYS = {

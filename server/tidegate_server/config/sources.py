@@ -25,7 +25,16 @@ ALIASES = {
 _UNITS = {"ms": "milliseconds", "s": "seconds"}
 _CONFIG = "TIDEGATE_CONFIG"
 _SECRET_FILES = {f"{env_name(key)}_FILE": key for key in ("store_url", "store_password")}
-_OF_CLIENTS = {"TIDEGATE_ADDRESS", "TIDEGATE_TOKEN"}
+_CLIENT_KEYS = (
+    "address",
+    "token",
+    "token_file",
+    "insecure_token",
+    "ca_file",
+    "cert_file",
+    "key_file",
+)
+_OF_CLIENTS = {env_name(key) for key in _CLIENT_KEYS}
 _KNOWN = {env_name(key): key for key in KEYS}
 # Kubernetes puts these into every container beside a Service whose name begins with "tidegate".
 _OF_KUBERNETES = re.compile(

@@ -1,10 +1,11 @@
 """The values that every part of the server speaks in.
 
 Times are integer milliseconds of the store's clock since 1970 and say so in their name; numbers of
-the enums are those of the wire contract, where they are explained at length.
+the enums are those of the wire contract, where they are explained at length. No `repr` shows a
+payload, a conversation's name or a lease token.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 
@@ -72,7 +73,7 @@ class Conversation:
     """One conversation of one instance (a tenant: a bot, a phone number, an installation)."""
 
     instance: str
-    name: str
+    name: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class NewMessage:
 
     conversation: Conversation
     id: str
-    body: bytes
+    body: bytes = field(repr=False)
     payload_bytes: int
     policy: WindowPolicy
     flush: bool = False
@@ -111,7 +112,7 @@ class StoredMessage:
     payload_bytes: int
     flush: bool
     id: str
-    body: bytes
+    body: bytes = field(repr=False)
     amended_at_ms: int = 0
 
 
@@ -158,7 +159,7 @@ class Batch:
 
     info: BatchInfo
     messages: tuple[StoredMessage, ...]
-    token: str
+    token: str = field(repr=False)
     lease_expires_at_ms: int
 
 

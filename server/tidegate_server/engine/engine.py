@@ -36,6 +36,7 @@ from tidegate_server.metrics import Metrics
 from tidegate_server.sinks.stream import Closing, Subscriber, Subscribers
 from tidegate_server.store.base import (
     Added,
+    AddResult,
     Changed,
     Erased,
     Extended,
@@ -155,17 +156,19 @@ class Engine:
         self._dispatcher.stop()
         await self._tasks.stop()
 
-    async def add(self, messages: Sequence[NewMessage]) -> list[Added]:
+    async def add(self, messages: Sequence[NewMessage]) -> list[AddResult]:
         """As the store does; what becomes due is claimed at that moment."""
         sent_ms = self.clock.local_ms()
-        answers = await self.store.add(messages)
-        if answers:
-            self.clock.observe(answers[-1].at_ms, sent_ms)
-        for message, added in zip(messages, answers, strict=True):
-            self._due(message.conversation, added.due_ms)
-        self._supersession.added(messages, answers)
-        self._events.added(messages, answers)
-        return answers
+        results = await self.store.add(messages)
+        pairs = zip(messages, results, strict=True)
+        taken = [(message, added) for message, added in pairs if isinstance(added, Added)]
+        if taken:
+            self.clock.observe(taken[-1][1].at_ms, sent_ms)
+        for conversation, due_ms in {m.conversation: added.due_ms for m, added in taken}.items():
+            self._due(conversation, due_ms)
+        self._supersession.added(taken)
+        self._events.added(taken)
+        return results
 
     async def flush(self, conversation: Conversation) -> Flushed:
         """As the store does."""

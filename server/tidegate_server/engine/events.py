@@ -99,11 +99,11 @@ class Events:
         here = "" in self._reels or conversation.instance in self._reels
         return here or self._watched_elsewhere(conversation)
 
-    def added(self, messages: Sequence[NewMessage], answers: Sequence[Added]) -> None:
+    def added(self, taken: Sequence[tuple[NewMessage, Added]]) -> None:
         """Messages were taken, or had been before."""
         if not self._enabled or not (self._reels or self._elsewhere):
             return
-        for message, added in zip(messages, answers, strict=True):
+        for message, added in taken:
             if self.watched(message.conversation):
                 duplicate = added.outcome is AddOutcome.DUPLICATE
                 kind = EventKind.MESSAGE_DUPLICATE if duplicate else EventKind.MESSAGE_ADDED

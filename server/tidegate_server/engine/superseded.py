@@ -37,10 +37,10 @@ class Supersession:
         self._metrics = metrics
         self._known: dict[str, None] = {}
 
-    def added(self, messages: Sequence[NewMessage], answers: Sequence[Added]) -> None:
+    def added(self, taken: Sequence[tuple[NewMessage, Added]]) -> None:
         """Messages were taken here, some of them perhaps behind a batch."""
         newer: dict[str, tuple[Conversation, BufferInfo | None]] = {}
-        for message, added in zip(messages, answers, strict=True):
+        for message, added in taken:
             # A duplicate without a buffer is a message of the batch itself, or of one before.
             waits = added.outcome is AddOutcome.BUFFERED or added.buffer
             if added.in_flight and waits and added.in_flight not in self._known:

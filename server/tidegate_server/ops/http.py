@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
@@ -9,13 +10,17 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from tidegate_server.config import Address
 from tidegate_server.config.addresses import parse_address
-from tidegate_server.errors import StartupError, TidegateError
+from tidegate_server.config.tls import Certificate
+from tidegate_server.core.access import Role
+from tidegate_server.errors import BadCredentials, NotAllowed, StartupError, TidegateError
+from tidegate_server.guard import Guard
 from tidegate_server.logs import get_logger
 from tidegate_server.metrics import Metrics
 from tidegate_server.ops.exposition import exposition
 from tidegate_server.store.base import Stats
 
 SCRAPE_TIMEOUT_SECONDS = 2.0
+LONGEST_LINE, LONGEST_BODY = 8 << 10, 1 << 10
 
 _INDEX = """Tidegate
 
@@ -31,7 +36,9 @@ class OpsServer:
     """Serves `/healthz`, `/readyz` and `/metrics`.
 
     `ready` says in one sentence why the server cannot take messages, or None if it can. `gauges`
-    asks the store; a scrape calls it once, and does without it if it fails or takes 2 s.
+    asks the store; a scrape calls it once, and does without it if it fails or takes 2 s. Metrics
+    are for tokens of the role admin, if `guard` knows tokens, and for clients with a certificate,
+    if `certificate` says who signs those; the rest is for all, since probes have neither.
     """
 
     def __init__(
@@ -41,12 +48,24 @@ class OpsServer:
         metrics: Metrics,
         ready: Callable[[], str | None],
         gauges: Callable[[], Awaitable[Stats]],
+        guard: Guard | None = None,
+        certificate: Callable[[], Certificate] | None = None,
     ):
+        self._guard = guard or Guard()
+        self._certificate = certificate
         self._listen = [parse_address(listen)] if isinstance(listen, str) else list(listen)
         self._metrics = metrics
         self._ready = ready
         self._gauges = gauges
-        self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(
+            self._app(),
+            access_log=None,
+            shutdown_timeout=1.0,
+            # No body is ever read.
+            auto_decompress=False,
+            max_line_size=LONGEST_LINE,
+            max_field_size=LONGEST_LINE,
+        )
 
     async def start(self) -> None:
         """Listen.
@@ -56,9 +75,11 @@ class OpsServer:
         """
         logging.getLogger("aiohttp.server").addFilter(_is_news)
         await self._runner.setup()
+        context = _context(self._certificate) if self._certificate else None
         for address in self._listen:
             try:
-                await web.TCPSite(self._runner, address.host, address.port).start()
+                site = web.TCPSite(self._runner, address.host, address.port, ssl_context=context)
+                await site.start()
             except OSError as error:
                 await self._runner.cleanup()
                 raise StartupError(
@@ -77,7 +98,7 @@ class OpsServer:
         return addresses[0][1] if addresses else 0
 
     def _app(self) -> web.Application:
-        app = web.Application(middlewares=[_in_plain_words])
+        app = web.Application(middlewares=[_in_plain_words], client_max_size=LONGEST_BODY)
         app.router.add_get("/", self._get_index)
         app.router.add_get("/healthz", self._get_health)
         app.router.add_get("/readyz", self._get_readiness)
@@ -95,6 +116,7 @@ class OpsServer:
         return web.Response(text=reason or "ready", status=503 if reason else 200)
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
+        self._must_be_allowed(request)
         try:
             async with asyncio.timeout(SCRAPE_TIMEOUT_SECONDS):
                 stats = await self._gauges()
@@ -103,6 +125,15 @@ class OpsServer:
         body = exposition(self._metrics, stats)
         content_type = "text/plain; version=0.0.4; charset=utf-8"
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+    def _must_be_allowed(self, request: web.Request) -> None:
+        """Raises `BadCredentials` or `NotAllowed` for who may not see the metrics."""
+        access = self._guard.admit(request.headers.get("Authorization", ""))
+        access.must_have(Role.ADMIN)
+        access.one(None)
+        wants = self._certificate is not None and self._certificate().client_ca is not None
+        if wants and not (request.transport and request.transport.get_extra_info("peercert")):
+            raise NotAllowed("this server wants a certificate of its client here")
 
 
 @web.middleware
@@ -116,6 +147,11 @@ async def _in_plain_words(
         return web.Response(text=text, status=405, headers={"Allow": error.headers["Allow"]})
     except web.HTTPNotFound:
         return web.Response(text="Nothing is here; GET / says what there is.", status=404)
+    except BadCredentials as error:
+        text = f"{error}."
+        return web.Response(text=text, status=401, headers={"WWW-Authenticate": "Bearer"})
+    except NotAllowed as error:
+        return web.Response(text=f"{error}.", status=403)
     except web.HTTPException:
         raise
     except Exception:
@@ -127,6 +163,17 @@ def _is_news(record: logging.LogRecord) -> bool:
     """Whether the library has more to say than that some bytes are no HTTP: they have their 400."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, HttpProcessingError)
+
+
+def _context(certificate: Callable[[], Certificate]) -> ssl.SSLContext:
+    """A context that hands each handshake on to that of the certificate in force."""
+    context = certificate().context
+
+    def hand_on(connection: ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
+        connection.context = certificate().context
+
+    context.sni_callback = hand_on
+    return context
 
 
 def _reason(error: OSError) -> str:

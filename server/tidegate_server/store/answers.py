@@ -21,10 +21,12 @@ from tidegate_server.core.model import (
     WindowMode,
     WindowPolicy,
 )
-from tidegate_server.store.base import Added, Settled
+from tidegate_server.core.quota import Limit, Quota
+from tidegate_server.store.base import Added, AddResult, Settled, refusal
 from tidegate_server.store.codec import Corrupt, decode
 
 Meta = Mapping[bytes, bytes]
+_FULL = 3
 
 
 @lru_cache(maxsize=1024)
@@ -38,6 +40,12 @@ def policy_line(policy: WindowPolicy) -> bytes:
         policy.max_messages,
         policy.max_bytes,
     )
+
+
+@lru_cache(maxsize=1024)
+def quota_line(quota: Quota) -> bytes:
+    """Limits as the scripts read them."""
+    return b"%d %d %d %d %d %d" % quota
 
 
 @lru_cache(maxsize=1024)
@@ -64,18 +72,45 @@ def buffer(window: bytes, rest: bytes, now_ms: int) -> BufferInfo | None:
     )
 
 
-def added(answer: Sequence[Any]) -> Added:
-    """The answer of ADD to one message."""
-    outcome, sequence, now_ms, created, window, rest, in_flight = answer
+class _After(NamedTuple):
+    """A conversation after ADD; `first` is the first sequence in its buffer."""
+
+    buffer: BufferInfo | None
+    due_ms: int | None
+    in_flight: str | None
+    first: int
+
+
+def added(answer: Sequence[Any], places: Sequence[int]) -> list[AddResult]:
+    """The answer of ADD. `places` has the place of each message's conversation, from 0."""
+    now_ms, outcomes, states = answer
+    after = [_after(state, now_ms) for state in states]
+    return [
+        _added(outcome, after[place], now_ms)
+        for outcome, place in zip(outcomes, places, strict=True)
+    ]
+
+
+def _after(state: Sequence[Any], now_ms: int) -> _After:
+    window, rest, in_flight, first = state
     info = buffer(window, rest, now_ms)
+    due_ms = info.flush_at_ms if info and not in_flight else None
+    return _After(info, due_ms, in_flight.decode() or None, first)
+
+
+def _added(outcome: Sequence[int], after: _After, now_ms: int) -> AddResult:
+    kind, number, opened = outcome
+    if kind == _FULL:
+        return refusal(Limit(number), after.due_ms, now_ms)
+    waits = kind == AddOutcome.BUFFERED or number >= after.first
     return Added(
-        AddOutcome(outcome),
-        sequence,
+        AddOutcome(kind),
+        number,
         now_ms,
-        buffer_created=created == 1,
-        buffer=info,
-        due_ms=info.flush_at_ms if info and not in_flight else None,
-        in_flight=in_flight.decode() or None,
+        buffer_created=opened == 1,
+        buffer=after.buffer if waits else None,
+        due_ms=after.due_ms if waits else None,
+        in_flight=after.in_flight,
     )
 
 

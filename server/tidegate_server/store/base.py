@@ -22,6 +22,8 @@ from tidegate_server.core.model import (
     NewMessage,
     StoredMessage,
 )
+from tidegate_server.core.quota import Limit, retry_after_ms
+from tidegate_server.errors import QuotaExceeded
 from tidegate_server.store.signals import LiveEvent, Notice
 
 
@@ -29,6 +31,7 @@ from tidegate_server.store.signals import LiveEvent, Notice
 class Added:
     """What became of one message.
 
+    `buffer` is the one that the message is in, after all messages that were taken with it.
     `due_ms` says when the conversation may be claimed, if it may: not while a batch of it is
     unsettled. `in_flight` is that batch's id.
     """
@@ -40,6 +43,20 @@ class Added:
     buffer: BufferInfo | None = None
     due_ms: int | None = None
     in_flight: str | None = None
+
+
+AddResult = Added | QuotaExceeded
+"""What became of one message, or why it was refused."""
+
+
+def refusal(limit: Limit, due_ms: int | None, now_ms: int) -> QuotaExceeded:
+    """The error of a message that would pass a limit; `due_ms` is its conversation's."""
+    return QuotaExceeded(
+        f"as much waits as TIDEGATE_MAX_{limit.name} allows; repeat it later, have more"
+        " subscribers, or raise the limit",
+        subject=limit.subject,
+        retry_after_ms=retry_after_ms(limit, due_ms, now_ms),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,11 +243,13 @@ class Store(ABC):
         """Have `handler` called for each event that another server publishes; None: no more."""
 
     @abstractmethod
-    async def add(self, messages: Sequence[NewMessage]) -> list[Added]:
+    async def add(self, messages: Sequence[NewMessage]) -> list[AddResult]:
         """Take messages, those of one conversation in the order given.
 
-        All or, with an error, none of them is taken. An id that the conversation has seen within
-        the de-duplication time is answered as a duplicate and changes nothing.
+        All or, with an error raised, none of them is taken, but for those that would pass a
+        limit: these have the error as their answer, and nothing of them is stored. An id that the
+        conversation has seen within the de-duplication time is answered as a duplicate, also
+        where there is no room, and changes nothing.
 
         Raises:
             StoreFull: The store is out of memory; nothing was stored.
@@ -314,6 +333,7 @@ class Store(ABC):
         Raises:
             NotFound: It never came, was taken out, or is forgotten.
             AlreadySealed: It is in a batch, or was.
+            QuotaExceeded: It is larger now and passes a limit; nothing changed.
             StoreFull: The store is out of memory; nothing changed.
         """
 
@@ -380,6 +400,14 @@ class Store(ABC):
     @abstractmethod
     async def batch(self, batch_id: str) -> BatchDetails:
         """One batch, its attempts, and its messages while they are kept.
+
+        Raises:
+            NotFound: No such batch, or forgotten.
+        """
+
+    @abstractmethod
+    async def find(self, batch_id: str) -> Conversation:
+        """The conversation of a batch.
 
         Raises:
             NotFound: No such batch, or forgotten.

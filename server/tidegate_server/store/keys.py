@@ -11,8 +11,9 @@
     tg:{pN}:c:<cid>      hash    never            window, buffer, batch in front and its token
     tg:{pN}:m:<cid>      list    never            the messages: sealed ones first, then the buffer
     tg:{pN}:a:<cid>      list    never            attempts of the batch in front
-    tg:{pN}:d:<cid>      hash    2 x de-dup.      message id -> "sequence time copies"; "" -> since
-    tg:{pN}:e:<cid>      hash    2 x de-dup.      the generation of ids before that
+    tg:{pN}:d:<cid>      hash    2 x de-dup. **   message id -> "sequence time copies"; "" -> until
+                                                  when it takes ids, until when those of e count
+    tg:{pN}:e:<cid>      hash    2 x de-dup. **   the generation of ids before that
     tg:{pN}:l:<cid>      list    status           past batches, newest first: "settled id first last
                                                   state"
     tg:{pN}:x:<cid>      set     never            ids of its dead letters
@@ -21,10 +22,12 @@
     tg:{pN}:t:<bid>      list    status *         its attempts
     tg:{pN}:dead         zset    never            dead letters: batch id -> when
     tg:{pN}:dead:<inst>  zset    never            the same of one instance
+    tg:{pN}:beat         string  a day    nothing; written so that replicas can be asked for it
     tg:notices           channel                  what servers tell each other
     tg:events            channel                  what happens, while somebody watches
 
 * Never for a dead letter. What holds an unsettled message never expires.
+** From the beginning of the generation on; it takes ids for half of that time.
 
 A cid is "<instance>/<conversation>": an instance has no slash, so no two pairs have the same. The
 braces of a conversation cannot reach the hash tag, which is the first pair in the key.
@@ -86,7 +89,7 @@ class Keys:
         return f"{self.prefix}:events"
 
     def shared(self, name: str) -> str:
-        """A key of the partition: ctr, inst, lease, idx or dead."""
+        """A key of the partition: ctr, inst, lease, idx, dead or beat."""
         return self.base + name
 
     def instance(self, kind: str, instance: str) -> str:

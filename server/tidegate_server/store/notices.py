@@ -9,7 +9,6 @@ from dataclasses import fields
 from enum import EnumType
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from tidegate_server.core.model import (
@@ -21,12 +20,14 @@ from tidegate_server.core.model import (
     WindowPolicy,
 )
 from tidegate_server.logs import get_logger
+from tidegate_server.store.dial import Dialer
 from tidegate_server.store.keys import cid_of, conversation_of
 from tidegate_server.store.signals import EventKind, LiveEvent, Notice, NoticeKind
 
 _PAUSE_S = 0.5
 _MOST = (1 << 31) - 1
 _LATEST_MS = 1 << 53
+_SILENCE_S = 10.0
 _POLICY = [field.name for field in fields(WindowPolicy)]
 _BUFFER = [field.name for field in fields(BufferInfo) if field.name not in ("state", "policy")]
 _BATCH = [field.name for field in fields(BatchInfo) if field.name != "conversation"]
@@ -43,11 +44,11 @@ class Channel:
 
     def __init__(
         self,
-        connect: Callable[[], AbstractConnection],
+        dialer: Dialer,
         name: str,
         hear: Callable[[list[Any]], None],
     ):
-        self._connect = connect
+        self._dialer = dialer
         self._name = name
         self._hear = hear
         self._sender = secrets.token_hex(4)
@@ -75,23 +76,31 @@ class Channel:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
-        connection = self._connect()
+        while True:
+            with suppress(RedisError, OSError):
+                await self._listen()
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _listen(self) -> None:
+        connection = await self._dialer.open()
         try:
+            await connection.send_command("SUBSCRIBE", self._name)
+            asked = False
             while True:
-                with suppress(RedisError, OSError):
-                    await self._listen(connection)
-                await connection.disconnect(nowait=True)
-                await asyncio.sleep(_PAUSE_S)
+                heard: Any = await connection.read_response(
+                    disable_decoding=True, timeout=_SILENCE_S
+                )
+                if heard is not None:
+                    asked = False
+                    if heard[0] == b"message":
+                        self._take(heard[2])
+                elif asked:
+                    raise TimeoutError("the other end is gone without a word")
+                else:
+                    asked = True
+                    await connection.send_command("PING")
         finally:
             await connection.disconnect(nowait=True)
-
-    async def _listen(self, connection: AbstractConnection) -> None:
-        await connection.connect()
-        await connection.send_command("SUBSCRIBE", self._name)
-        while True:
-            heard: Any = await connection.read_response(disable_decoding=True)
-            if heard[0] == b"message":
-                self._take(heard[2])
 
     def _take(self, body: bytes) -> None:
         try:

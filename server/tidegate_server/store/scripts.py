@@ -21,7 +21,7 @@ def _load(name: str, *preludes: str) -> Script:
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-ADD = _load("add", "_window")
+ADD = _load("add", "_window", "_ids")
 CLAIM = _load("claim", "_window")
 ACK = _load("ack", "_window", "_settle")
 NACK = _load("nack", "_window", "_settle")
@@ -34,7 +34,7 @@ REMOVE = _load("remove", "_window", "_row", "_out")
 DISCARD = _load("discard", "_window", "_row", "_out")
 STATUS = _load("status")
 HORIZON = _load("horizon")
-REQUEUE = _load("requeue", "_window", "_settle")
+REQUEUE = _load("requeue", "_window", "_settle", "_ids")
 DELETE = _load("delete", "_window", "_settle")
 ERASE = _load("erase")
 RECONCILE = _load("reconcile", "_window")

@@ -17,7 +17,7 @@ from tidegate_server.core.model import (
 from tidegate_server.errors import AlreadySealed, NotFound
 from tidegate_server.logs import get_logger
 from tidegate_server.store.base import (
-    Added,
+    AddResult,
     BatchDetails,
     Changed,
     Claimed,
@@ -78,7 +78,7 @@ class SealedStore(Store):
         else:
             self._inner.watch(lambda event: handler(self._shown_event(event)))
 
-    async def add(self, messages: Sequence[NewMessage]) -> list[Added]:
+    async def add(self, messages: Sequence[NewMessage]) -> list[AddResult]:
         """As the base says."""
         return await self._inner.add(
             [
@@ -271,6 +271,10 @@ class SealedStore(Store):
         """As the base says."""
         found = await self._inner.dead_letters(instance, limit=limit, before=before)
         return [self._info(info) for info in found]
+
+    async def find(self, batch_id: str) -> Conversation:
+        """As the base says."""
+        return self._shown(await self._inner.find(batch_id))
 
     async def reconcile(self, *, limit: int) -> int:
         """As the base says."""

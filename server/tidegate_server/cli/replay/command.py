@@ -118,7 +118,8 @@ async def _perform(
     async with AsyncExitStack() as stack:
         own = None if server else await stack.enter_async_context(OwnServer(data_dir))
         address = server or (own.address if own else "")
-        gate = await stack.enter_async_context(tidegate.Client(address, token=token or None))
+        known_as = options.credentials(token) if server else {}
+        gate = await stack.enter_async_context(tidegate.Client(address, **known_as))
         with suppress(tidegate.PermissionDenied):  # who sends and receives need not be an admin
             await gate.server_info()
         player = Player(gate, sessions, manner, own.must_live if own else lambda: None)

@@ -11,6 +11,9 @@ local POLICY = line_of {'mode', 'delay', 'grace', 'max_wait', 'max_messages', 'm
 local WINDOW = line_of {'mode', 'delay', 'grace', 'max_wait', 'max_messages', 'max_bytes',
                         'first', 'due', 'why', 'n', 'bytes', 'wire', 'full'}
 local BUFFER = line_of {'opened', 'last', 'count', 'bytes', 'riders', 'rebuffers', 'flushed'}
+-- Limits of what waits, 0 = none, in the order of core/quota.py.
+local QUOTA = line_of {'conversation_messages', 'conversation_bytes', 'instance_messages',
+                       'instance_buffers', 'store_messages', 'store_buffers'}
 local BATCH = line_of {'n', 'bytes', 'first', 'last', 'opened', 'due', 'sealed', 'why', 'rebuffers'}
 
 local FIXED = 1
@@ -34,6 +37,13 @@ local function pack_line(names, values)
   local words = {}
   for i = 1, #names do words[i] = values[names[i]] end
   return string.format(names.format, unpack(words))
+end
+
+-- The number of the first limit that is passed, nil if none is.
+local function first_passed(quota, would_wait)
+  for limit, name in ipairs(QUOTA) do
+    if quota[name] > 0 and would_wait[name] > quota[name] then return limit end
+  end
 end
 
 -- A hash as a table. Fields that do not exist are nil.

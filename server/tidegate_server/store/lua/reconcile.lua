@@ -77,9 +77,11 @@ if length > sealed then
     window = replay(ARGV[4], keys.row, sealed, 0, now)
     local buffer = {opened = opened, last = last, count = length - sealed, bytes = 0,
                     riders = 0, rebuffers = 0, flushed = 0}
-    for i = sealed, length - 1 do
-      local _, _, payload = header(redis.call('LINDEX', keys.row, i), now)
-      buffer.bytes = buffer.bytes + payload
+    for i = sealed, length - 1, 16 do
+      for _, element in ipairs(redis.call('LRANGE', keys.row, i, i + 15)) do
+        local _, _, payload = header(element, now)
+        buffer.bytes = buffer.bytes + payload
+      end
     end
     redis.call('ZREM', keys.due, '')
     redis.call('HSET', keys.meta, 'buffer', pack_line(BUFFER, buffer))

@@ -95,6 +95,10 @@ class Archive(Store):
             raise NotFound("batch", batch_id)
         return details
 
+    async def find(self, batch_id: str) -> Conversation:
+        """As the base says."""
+        return (await self.batch(batch_id)).info.conversation
+
     async def dead_letters(
         self, instance: str | None, *, limit: int, before: tuple[int, str] | None = None
     ) -> list[BatchInfo]:
@@ -162,8 +166,9 @@ class Archive(Store):
         del self.world.settled[batch_id]
         chat = self.world.chat(past.info.conversation)
         messages = self.world.renumber(past.messages, now)
+        chat.turn_page(now, self.world.deduplication_ms)
         for message in messages:
-            chat.seen[message.id] = Seen(message.sequence, now)
+            chat.take_id(message.id, message.sequence, now, self.world.deduplication_ms)
         chat.put_back(messages, past.head.policy, now)
         return Requeued(True, chat.conversation, now, chat.opens_ms)
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from tidegate_server.core import window as windows
 from tidegate_server.core.model import Conversation, StoredMessage
+from tidegate_server.core.quota import Limit, may_grow
 from tidegate_server.errors import AlreadySealed, NotFound
-from tidegate_server.store.base import Changed, Flushed, Held, Store
+from tidegate_server.store.base import Changed, Flushed, Held, Store, refusal
 from tidegate_server.store.memory.state import Chat, World, buffer_of
 
 
@@ -39,6 +40,10 @@ class Buffers(Store):
         message = _find(chat, message_id)
         if message is None or chat.window is None:
             raise NotFound("message", message_id)
+        before = sum(kept.payload_bytes for kept in chat.open_row)
+        after = before - message.payload_bytes + payload_bytes
+        if not may_grow(self.world.quota(conversation.instance), before, after):
+            raise refusal(Limit.CONVERSATION_BYTES, chat.opens_ms, now)
         amended = replace(message, body=body, payload_bytes=payload_bytes, amended_at_ms=now)
         chat.row[chat.row.index(message)] = amended
         chat.recount(chat.window, now)

@@ -12,9 +12,10 @@ from tidegate_server.core.model import (
     NackAction,
     NewMessage,
 )
+from tidegate_server.core.quota import Limit, first_passed
 from tidegate_server.core.retry import backoffs
 from tidegate_server.errors import LeaseLost, NotFound
-from tidegate_server.store.base import Added, Claimed, Extended, Settled, Store
+from tidegate_server.store.base import Added, AddResult, Claimed, Extended, Settled, Store, refusal
 from tidegate_server.store.memory.state import (
     Chat,
     Head,
@@ -33,41 +34,45 @@ class Deliveries(Store):
 
     world: World
 
-    async def add(self, messages: Sequence[NewMessage]) -> list[Added]:
+    async def add(self, messages: Sequence[NewMessage]) -> list[AddResult]:
         """As the base says."""
+        now = self.world.now()
         first = self.world.sequence + 1
         self.world.sequence += len(messages)
-        added: list[Added] = []
+        added: list[Added | Limit] = []
         for message in messages:
-            added.append(self._add(message, first))
-            first += added[-1].outcome is AddOutcome.BUFFERED
-        return added
+            result = self._add(message, first, now)
+            first += isinstance(result, Added) and result.outcome is AddOutcome.BUFFERED
+            added.append(result)
+        return [
+            self._after(self.world.chat(message.conversation), result, now)
+            for message, result in zip(messages, added, strict=True)
+        ]
 
-    def _add(self, message: NewMessage, sequence: int) -> Added:
-        now = self.world.now()
-        chat = self.world.chat(message.conversation)
-        chat.turn_page(now, self.world.deduplication_ms)
+    def _add(self, message: NewMessage, sequence: int, now: int) -> Added | Limit:
+        chat, keep_ms = self.world.chat(message.conversation), self.world.deduplication_ms
+        chat.turn_page(now, keep_ms)
         seen = self._seen(chat, message.id, now)
         if seen:
             seen.duplicates += 1
-            waits = chat.open_row and seen.sequence >= chat.open_row[0].sequence
-            return Added(
-                AddOutcome.DUPLICATE,
-                seen.sequence,
-                now,
-                buffer=buffer_of(chat, now) if waits else None,
-                due_ms=chat.opens_ms if waits else None,
-                in_flight=chat.batch_id,
-            )
-        chat.seen[message.id] = Seen(sequence, now)
+            return Added(AddOutcome.DUPLICATE, seen.sequence, now)
+        quota = self.world.quota(message.conversation.instance)
+        limit = first_passed(quota, self.world.would_wait(message)) if any(quota) else None
+        if limit:
+            return limit
+        chat.take_id(message.id, sequence, now, keep_ms)
         created = chat.take(stored(message, sequence, now), message.policy, now)
-        return Added(
-            AddOutcome.BUFFERED,
-            sequence,
-            now,
-            buffer_created=created,
-            buffer=buffer_of(chat, now),
-            due_ms=chat.opens_ms,
+        return Added(AddOutcome.BUFFERED, sequence, now, buffer_created=created)
+
+    def _after(self, chat: Chat, result: Added | Limit, now: int) -> AddResult:
+        """The answer, once all that came with the message has been taken."""
+        if isinstance(result, Limit):
+            return refusal(result, chat.opens_ms, now)
+        waits = chat.open_row and result.sequence >= chat.open_row[0].sequence
+        return replace(
+            result,
+            buffer=buffer_of(chat, now) if waits else None,
+            due_ms=chat.opens_ms if waits else None,
             in_flight=chat.batch_id,
         )
 

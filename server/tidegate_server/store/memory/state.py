@@ -19,6 +19,7 @@ from tidegate_server.core.model import (
     StoredMessage,
     WindowPolicy,
 )
+from tidegate_server.core.quota import Quota
 from tidegate_server.core.retry import RetryPolicy
 from tidegate_server.core.window import Arrival, Window
 from tidegate_server.store.base import BatchDetails
@@ -113,7 +114,7 @@ class Chat:
     flushed_sequence: int = 0
     seen: dict[str, Seen] = field(default_factory=dict[str, Seen])
     seen_before: dict[str, Seen] = field(default_factory=dict[str, Seen])
-    seen_since_ms: int | None = None
+    seen_until_ms: int | None = None
 
     @property
     def open_row(self) -> list[StoredMessage]:
@@ -139,10 +140,14 @@ class Chat:
 
     def turn_page(self, now_ms: int, keep_ms: int) -> None:
         """Begin a new generation of ids once the current one is `keep_ms` old."""
-        if self.seen_since_ms is not None and self.seen_since_ms + keep_ms <= now_ms:
-            self.seen_before, self.seen, self.seen_since_ms = self.seen, {}, None
-        if self.seen_since_ms is None:
-            self.seen_since_ms = now_ms
+        if self.seen_until_ms is not None and self.seen_until_ms <= now_ms:
+            self.seen_before, self.seen, self.seen_until_ms = self.seen, {}, now_ms + keep_ms
+
+    def take_id(self, message_id: str, sequence: int, now_ms: int, keep_ms: int) -> None:
+        """Remember an id. The first one begins the first generation."""
+        self.seen[message_id] = Seen(sequence, now_ms)
+        if self.seen_until_ms is None:
+            self.seen_until_ms = now_ms + keep_ms
 
     def recall(self, message_id: str) -> Seen | None:
         """What is known of an id."""
@@ -272,6 +277,7 @@ class World:
     deduplication_ms: int = 3_600_000
     retain_status_ms: int = 3_600_000
     retain_processed_ms: int = 300_000
+    quota: Callable[[str], Quota] = field(default=lambda _: Quota())
     sequence: int = 0
     fence: int = 0
     chats: dict[Conversation, Chat] = field(default_factory=dict[Conversation, Chat])
@@ -287,6 +293,21 @@ class World:
     def chat(self, conversation: Conversation) -> Chat:
         """The conversation, empty if nothing is known of it."""
         return self.chats.setdefault(conversation, Chat(conversation))
+
+    def would_wait(self, message: NewMessage) -> Quota:
+        """What would wait if the message were taken; buffers only if it opens one."""
+        everywhere = [chat for chat in self.chats.values() if chat.open_row]
+        instance = message.conversation.instance
+        here = [chat for chat in everywhere if chat.conversation.instance == instance]
+        row = self.chat(message.conversation).open_row
+        return Quota(
+            conversation_messages=len(row) + 1,
+            conversation_bytes=sum(kept.payload_bytes for kept in row) + message.payload_bytes,
+            instance_messages=sum(len(chat.open_row) for chat in here) + 1,
+            instance_buffers=0 if row else len(here) + 1,
+            store_messages=sum(len(chat.open_row) for chat in everywhere) + 1,
+            store_buffers=0 if row else len(everywhere) + 1,
+        )
 
     def settle(
         self,

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
-
 from tidegate_server.errors import TidegateError
+from tidegate_server.store.dial import Dialer
 from tidegate_server.store.notices import Channel, event_of, event_row, notice_of, notice_row
 from tidegate_server.store.pipeline import Counters
 from tidegate_server.store.redis.archive import Archive
@@ -20,32 +19,34 @@ __all__ = ["RedisStore", "Rules"]
 
 
 class RedisStore(Deliveries, Buffers, Archive):
-    """The store. `connect` makes connections that are not open; `clock`, `jitter` are for tests."""
+    """The store. With `replicas`, so many confirm what is done; `clock`, `jitter` are for tests."""
 
     def __init__(
         self,
-        connect: Callable[[], AbstractConnection],
+        dialer: Dialer,
         *,
         counters: Counters,
         prefix: str = "tg",
         timeout: float = 1.0,
+        replicas: int = 0,
         rules: Rules | None = None,
         clock: Callable[[], int] | None = None,
         jitter: Callable[[], float] = random.random,
     ):
         self.runner = Runner(
-            connect,
+            dialer,
             counters=counters,
             prefix=prefix,
             timeout=timeout,
+            replicas=replicas,
             rules=rules,
             clock=clock,
             jitter=jitter,
         )
         self._handlers: list[Callable[[Notice], None]] = []
         self._watcher: Callable[[LiveEvent], None] | None = None
-        self._notices = Channel(connect, self.runner.keys.notices, self._hear)
-        self._events = Channel(connect, self.runner.keys.events, self._see)
+        self._notices = Channel(dialer, self.runner.keys.notices, self._hear)
+        self._events = Channel(dialer, self.runner.keys.events, self._see)
 
     @property
     def away(self) -> str | None:

@@ -177,6 +177,10 @@ class Archive(Store):
             raise NotFound("batch", batch_id)
         return BatchDetails(info, answers.readable(elements), attempts)
 
+    async def find(self, batch_id: str) -> Conversation:
+        """As the base says."""
+        return await self.runner.find(batch_id)
+
     async def _attempts(self, batch_id: str) -> tuple[DeliveryAttempt, ...]:
         elements = await self.runner.call("LRANGE", self.runner.keys.of("t", batch_id), 0, -1)
         return answers.legible(elements)
@@ -208,9 +212,10 @@ class Archive(Store):
         except NotFound:
             return Requeued(False)
         keys = self.runner.keys
-        more = [*keys.settled(batch_id, conversation.instance), keys.seen(conversation)[0]]
+        more = [*keys.settled(batch_id, conversation.instance), *keys.seen(conversation)]
+        keep_ms = self.runner.rules.deduplication_ms
         now_ms, applied, window, rest, in_front = await self.runner.run_on(
-            scripts.REQUEUE, conversation, batch_id, more_keys=more
+            scripts.REQUEUE, conversation, batch_id, keep_ms, more_keys=more
         )
         if not applied:
             return Requeued(False)

@@ -3,9 +3,10 @@
 from typing import Any
 
 from tidegate_server.core.model import BufferInfo, Conversation
+from tidegate_server.core.quota import Limit
 from tidegate_server.errors import AlreadySealed, NotFound
 from tidegate_server.store import answers, scripts
-from tidegate_server.store.base import Changed, Flushed, Held, Store
+from tidegate_server.store.base import Changed, Flushed, Held, Store, refusal
 from tidegate_server.store.redis.runner import Runner
 from tidegate_server.store.scripts import Script
 
@@ -31,10 +32,16 @@ class Buffers(Store):
         self, conversation: Conversation, message_id: str, *, body: bytes, payload_bytes: int
     ) -> Changed:
         """As the base says."""
-        answer = await self._change(scripts.AMEND, conversation, message_id, payload_bytes, body)
+        quota = answers.quota_line(self.runner.rules.quota(conversation.instance))
+        answer = await self._change(
+            scripts.AMEND, conversation, message_id, payload_bytes, body, quota
+        )
         if answer[1] == b"GONE":
             raise NotFound("message", message_id)
-        return Changed(_buffer(answer)[0], answer[0], _buffer(answer)[1])
+        info, due_ms = _buffer(answer)
+        if answer[1] == b"FULL":
+            raise refusal(Limit.CONVERSATION_BYTES, due_ms, answer[0])
+        return Changed(info, answer[0], due_ms)
 
     async def remove(self, conversation: Conversation, message_id: str) -> Changed:
         """As the base says."""

@@ -8,7 +8,7 @@ from tidegate_server.errors import StoreDamaged
 from tidegate_server.logs import get_logger
 from tidegate_server.store import answers, scripts
 from tidegate_server.store.adds import AddGroup
-from tidegate_server.store.base import Added, Claimed, Extended, Settled, Store
+from tidegate_server.store.base import AddResult, Claimed, Extended, Settled, Store
 from tidegate_server.store.codec import Corrupt
 from tidegate_server.store.keys import cid_of
 from tidegate_server.store.redis.runner import Runner
@@ -22,7 +22,7 @@ class Deliveries(Store):
     runner: Runner
     _adds: AddGroup | None = None
 
-    async def add(self, messages: Sequence[NewMessage]) -> list[Added]:
+    async def add(self, messages: Sequence[NewMessage]) -> list[AddResult]:
         """As the base says. What is added while a round trip is under way shares the next one."""
         group, deadline = self._adds, self.runner.pipeline.deadline
         if group is None or not group.has_room(messages, deadline=deadline):
@@ -41,6 +41,7 @@ class Deliveries(Store):
             self.runner.keys,
             clock=self.runner.now(),
             deduplication_ms=self.runner.rules.deduplication_ms,
+            quota=self.runner.rules.quota,
             deadline=self.runner.pipeline.deadline,
         )
         self._adds = group

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
-
 from tidegate_server.core.model import BatchInfo, Conversation, WindowPolicy
+from tidegate_server.core.quota import Quota
 from tidegate_server.core.retry import RetryPolicy
 from tidegate_server.errors import LeaseLost, NotFound, StoreDamaged
 from tidegate_server.logs import get_logger
 from tidegate_server.store import answers
+from tidegate_server.store.dial import Dialer
 from tidegate_server.store.keys import Keys, cid_of, conversation_of, partition_of
 from tidegate_server.store.pipeline import Argument, Counters, Pipeline
 from tidegate_server.store.scripts import RECONCILE, STATUS, Script
@@ -25,10 +25,11 @@ _log = get_logger("tidegate.store")
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What the scripts are told about time and limits."""
+    """What the scripts are told about time and limits. `quota` is that of an instance."""
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     default_policy: WindowPolicy = field(default_factory=WindowPolicy)
+    quota: Callable[[str], Quota] = field(default=lambda _: Quota())
     deduplication_ms: int = 3_600_000
     retain_status_ms: int = 3_600_000
     retain_processed_ms: int = 300_000
@@ -39,17 +40,24 @@ class Runner:
 
     def __init__(
         self,
-        connect: Callable[[], AbstractConnection],
+        dialer: Dialer,
         *,
         counters: Counters,
         prefix: str = "tg",
         timeout: float = 1.0,
+        replicas: int = 0,
         rules: Rules | None = None,
         clock: Callable[[], int] | None = None,
         jitter: Callable[[], float] = random.random,
     ):
         self.keys = Keys(prefix)
-        self.pipeline = Pipeline(connect, timeout=timeout, counters=counters)
+        self.pipeline = Pipeline(
+            dialer,
+            timeout=timeout,
+            counters=counters,
+            replicas=replicas,
+            beat=self.keys.shared("beat"),
+        )
         self.rules = rules or Rules()
         self.clock = clock
         self.jitter = jitter
