@@ -180,6 +180,18 @@ def test_a_batch_that_comes_again_after_it_was_settled_is_found(scene: Scene):
     scene.expect("batch b1 was delivered again after it was settled")
 
 
+def test_a_batch_that_comes_again_before_its_lease_is_over_is_found(scene: Scene):
+    scene.add("m1", sequence=1)
+    for attempt, until_s in ((1, 31.0), (2, 32.0)):
+        received = (Received("m1", 1, "payload of m1"),)
+        delivery = Delivery(
+            CHAT, "b1", attempt, received, formed_s=1.0, until_s=until_s, lease_s=30.0
+        )
+        scene.history.deliver(delivery, at_s=float(attempt))
+    scene.settle("b1", attempt=2)
+    scene.expect("batch b1 was delivered again before its lease was over")
+
+
 def test_a_message_that_nobody_sent_is_found(scene: Scene):
     scene.deliver("b1", ("m1", 1))
     scene.settle("b1")

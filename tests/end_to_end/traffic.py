@@ -103,6 +103,8 @@ def took(history: History, batch: Batch) -> None:
             ),
             batch.info.flush_reason.name,
             batch.info.sealed_at.timestamp(),
+            batch.lease_expires_at.timestamp(),
+            batch._lease.total_seconds(),
         )
     )
 

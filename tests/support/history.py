@@ -66,7 +66,7 @@ class Received:
 class Delivery:
     """A batch that a subscriber got. `closed_by` is "DELAY", "REQUESTED" and so on.
 
-    `formed_s` is the store's time.
+    `formed_s` and `until_s`, the end of its lease, are the store's time.
     """
 
     chat: Chat
@@ -75,6 +75,8 @@ class Delivery:
     messages: tuple[Received, ...]
     closed_by: str = "DELAY"
     formed_s: float = float("inf")
+    until_s: float = float("inf")
+    lease_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,7 @@ def violations(history: History, *, drained: bool = True) -> list[str]:
     view = _View(history)
     found = [*_twice(view), *_changed(view), *_unordered(view), *_overlapping(view)]
     found += [*_invented(view), *_taken_twice(view), *_early(view), *_out_of_turn(view)]
+    found += _hasty(view)
     return found + list(_lost(view)) if drained else found
 
 
@@ -250,7 +253,7 @@ def tally(history: History) -> Tally:
         lost=[*_lost(view)],
         doubled=[*_twice(view), *_taken_twice(view)],
         disordered=[*_unordered(view), *_overlapping(view), *_out_of_turn(view)],
-        other=[*_changed(view), *_invented(view), *_early(view)],
+        other=[*_changed(view), *_invented(view), *_early(view), *_hasty(view)],
     )
 
 
@@ -318,8 +321,10 @@ def _overlapping(view: _View) -> Iterator[str]:
 
 def _invented(view: _View) -> Iterator[str]:
     """I7, I13: what is delivered was sent, is unchanged, and was not refused."""
-    for deliveries in view.deliveries.values():
+    for batch_id, deliveries in view.deliveries.items():
         for _, delivery in deliveries:
+            if not delivery.messages:
+                yield f"batch {batch_id} was delivered without messages"
             for message in delivery.messages:
                 name = message.message_id
                 adds = view.adds.get((delivery.chat, name), [])
@@ -348,7 +353,7 @@ def _early(view: _View) -> Iterator[str]:
         for batch_id in batches:
             at_s, delivery = view.deliveries[batch_id][0]
             known = [view.adds[chat, message.message_id] for message in delivery.messages]
-            if all(known) and not _may_close(view, delivery, at_s, known):
+            if known and all(known) and not _may_close(view, delivery, at_s, known):
                 yield f"batch {batch_id} came before its window could close"
 
 
@@ -371,6 +376,23 @@ def _may_close(
             return at_s >= opened_s + delay_s - _CLOCKS_DIFFER_S and (
                 by_the_store_s >= delay_s - _ROUNDING_S
             )
+
+
+def _hasty(view: _View) -> Iterator[str]:
+    """A batch comes again as a further attempt only when its lease is over, or it was given back.
+
+    Both clocks must say that it was not over: one of them may have been set.
+    """
+    for batch_id, deliveries in view.deliveries.items():
+        for (begun_s, first), (again_s, second) in itertools.pairwise(deliveries):
+            given_back = any(
+                settlement.attempt == first.attempt and operation.phase is not Phase.FAIL
+                for settlement, operation in view.settlements[batch_id]
+            )
+            runs = second.until_s - second.lease_s < first.until_s - _CLOCKS_DIFFER_S
+            soon = again_s < begun_s + first.lease_s / 2
+            if second.attempt > first.attempt and not given_back and runs and soon:
+                yield f"batch {batch_id} was delivered again before its lease was over"
 
 
 def _out_of_turn(view: _View) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,11 +27,13 @@ def main() -> None:
         dose = Dose(options.faults, options.messages, options.seed, options.apart)
         run_here(chosen[0], dose)
         return
-    console = Console()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to stop, leave nothing behind
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    about = _about(options)
     if options.print:
-        results, about = load(options.results), "as far as it was run"
+        results, about = load(options.results)
     else:
-        results, about = _run(chosen, options, console), _about(options)
+        results = _run(chosen, options, console, about)
     console.print(report.table(results))
     for note in report.notes(results):
         console.print(note, style="dim", highlight=False, markup=False)
@@ -40,7 +43,9 @@ def main() -> None:
     sys.exit(0 if all(result.holds or result.missing for result in results) else 1)
 
 
-def _run(chosen: Sequence[Line], options: argparse.Namespace, console: Console) -> list[Result]:
+def _run(
+    chosen: Sequence[Line], options: argparse.Namespace, console: Console, about: str
+) -> list[Result]:
     def dose_of(line: Line) -> tuple[int, int]:
         if options.short:
             return line.short
@@ -52,9 +57,12 @@ def _run(chosen: Sequence[Line], options: argparse.Namespace, console: Console) 
         return options.faults or faults, options.messages or messages
 
     planned = plan(chosen, seed=options.seed, dose_of=dose_of)
-    run = Run(planned, lanes=options.lanes, keep=options.results)
+    run = Run(planned, lanes=options.lanes, keep=options.results, about=about)
     with Live(console=console, get_renderable=lambda: report.live(run), transient=True):
-        asyncio.run(run.run())
+        try:
+            asyncio.run(run.run())
+        except KeyboardInterrupt:
+            sys.exit("interrupted; --print shows what came out so far")
     return run.results
 
 

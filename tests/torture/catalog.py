@@ -8,6 +8,10 @@ _MODULES = (
     "tests.torture.lines.kills",
     "tests.torture.lines.points",
     "tests.torture.lines.stores",
+    "tests.torture.lines.network",
+    "tests.torture.lines.rolling",
+    "tests.torture.lines.poison",
+    "tests.torture.lines.planted",
     "tests.torture.lines.edge",
 )
 """A line each. Every module has a tuple LINES."""

@@ -3,6 +3,7 @@
 Each is a process of its own and runs what `tidegate serve` runs; only the imports are shared.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -10,7 +11,9 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -21,10 +24,9 @@ _IMPORTED = ("tidegate_server.app", "tidegate_server.cli.main", "tidegate_server
 
 
 class Nursery:
-    """The process that forks. `packages` come before all others on its path."""
+    """The process that forks, with notes in `directory`. `packages` come first on its path."""
 
     def __init__(self, directory: Path, *packages: Path):
-        directory.mkdir(parents=True, exist_ok=True)
         self._codes = directory
         path = [*map(str, packages), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
@@ -49,13 +51,22 @@ class Nursery:
 
 
 @contextlib.contextmanager
-def nursery(directory: Path, *packages: Path) -> Generator[Nursery]:
+def nursery(*packages: Path) -> Generator[Nursery]:
     """A nursery for a while."""
-    one = Nursery(directory, *packages)
-    try:
-        yield one
-    finally:
-        one.close()
+    with tempfile.TemporaryDirectory(prefix="nursery-") as directory:
+        one = Nursery(Path(directory), *packages)
+        try:
+            yield one
+        finally:
+            one.close()
+
+
+@cache
+def _common() -> Nursery:
+    """The nursery of all who need nothing special, till this process ends."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(nursery())
 
 
 class Child:
@@ -63,16 +74,17 @@ class Child:
 
     def __init__(self, pid: int, code: Path):
         self.pid = pid
-        self._code = code
+        self._note = code
+        self._code: int | None = None
         with contextlib.suppress(ProcessLookupError):
             self._end = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
         """The exit code; None while it runs."""
-        try:
-            return int(self._code.read_text())
-        except FileNotFoundError:
-            return None
+        if self._code is None:
+            with contextlib.suppress(FileNotFoundError):
+                self._code = int(self._note.read_text())
+        return self._code
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, waited for so many seconds."""
@@ -95,11 +107,11 @@ class Child:
 
 
 class ForkedServer(Server):
-    """A server that comes from a nursery."""
+    """A server that comes from a nursery; from the common one unless there is a `home`."""
 
-    def __init__(self, home: Nursery, directory: Path, **settings: str):
+    def __init__(self, directory: Path, home: Nursery | None = None, **settings: str):
         super().__init__(directory, **settings)
-        self._home = home
+        self._home = home or _common()
 
     def _launch(self, environ: dict[str, str], log: IO[bytes]) -> Process:
         return self._home.fork(environ, log.name)

@@ -20,7 +20,7 @@ COLUMNS = (
 )
 _TEXTS = ("fault", "expected", "verdict")
 _PACKAGES = ("tidegate", "grpcio", "protobuf", "uvloop", "redis", "hiredis")
-_TEMPLATE = Path(__file__).with_name("reliability.template.md")
+_TEMPLATE = Path(__file__).with_name("reliability.md.in")
 
 
 def verdict(result: Result) -> str:
@@ -70,7 +70,7 @@ def table(results: Sequence[Result]) -> Table:
     """For the screen: all but what is expected."""
     drawn = Table(box=None, header_style="bold")
     for column in (COLUMNS[0], *COLUMNS[2:]):
-        drawn.add_column(column, justify="left" if column in _TEXTS else "right")
+        drawn.add_column(column, justify="left" if column in _TEXTS else "right", no_wrap=True)
     for result, (fault, _, *cells) in zip(results, rows(results), strict=True):
         drawn.add_row(fault, *cells, style=None if result.holds or result.missing else "red")
     return drawn
@@ -99,10 +99,19 @@ def page(results: Sequence[Result], *, about: str) -> str:
     return (
         _TEMPLATE.read_text()
         .replace("{{scorecard}}", scorecard)
+        .replace("{{tables}}", "\n\n".join(_tables(results)))
         .replace("{{notes}}", "\n".join(f"- {note}" for note in notes(results)))
         .replace("{{sections}}", "\n".join(sections(results)))
         .replace("{{machine}}", "\n".join(f"- {line}" for line in machine(about)))
     )
+
+
+def _tables(results: Sequence[Result]) -> Iterator[str]:
+    """What some lines have to say besides."""
+    for result in results:
+        if result.score and result.score.table:
+            head, *body = (f"| {' | '.join(row)} |" for row in result.score.table)
+            yield "\n".join([f"### {result.name}", "", head, "|---|---|", *body])
 
 
 def machine(about: str) -> list[str]:

@@ -1,14 +1,17 @@
 """Runs lines as processes of their own, a few at a time, and keeps what came out in a file."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,20 +62,27 @@ class Going:
 
 
 class Run:
-    """A run over lines. `results` grows, and is written to `keep` after each."""
+    """A run over lines. `results` grows, and is written to `keep` after each.
 
-    def __init__(self, planned: Sequence[tuple[Line, Dose]], *, lanes: int, keep: Path):
+    `about` says in words which doses these are.
+    """
+
+    def __init__(self, planned: Sequence[tuple[Line, Dose]], *, lanes: int, keep: Path, about: str):
         self.results: list[Result] = []
         self.going: list[Going] = []
         self.planned = planned
         self._lanes = asyncio.Semaphore(lanes)
         self._keep = keep
+        self._about = about
 
     async def run(self) -> None:
         """Run all; a line that fails stops no other one."""
         async with asyncio.TaskGroup() as group:
             for line, dose in self.planned:
                 group.create_task(self._lane(line, dose))
+        for home in {dose.directory.parent for _, dose in self.planned}:
+            with contextlib.suppress(OSError):  # what failed is kept, to be looked at
+                home.rmdir()
 
     async def _lane(self, line: Line, dose: Dose) -> None:
         result = Result(line.name, line.expected, dose.seed, dose.faults, dose.messages)
@@ -88,7 +98,7 @@ class Run:
         self.results.append(result)
         order = [line.name for line, _ in self.planned]
         self.results.sort(key=lambda one: order.index(one.name))
-        save(self.results, self._keep)
+        save(self.results, self._keep, about=self._about)
 
 
 async def _run_apart(result: Result, directory: Path) -> None:
@@ -102,23 +112,29 @@ async def _run_apart(result: Result, directory: Path) -> None:
     )
     try:
         out, err = await process.communicate()
-    except asyncio.CancelledError:
-        process.terminate()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with all that it may have left behind
         await process.wait()
-        raise
     if process.returncode == 0:
         result.score = score_of(json.loads(out.splitlines()[-1]))
         shutil.rmtree(directory, ignore_errors=True)
+        directory.with_suffix(".progress").unlink(missing_ok=True)
     else:
-        directory.with_suffix(".failed").write_bytes(err)
-        result.failure = err.decode(errors="replace").strip().rpartition("\n")[2]
+        (directory / "failure").write_bytes(err)
+        said = err.decode(errors="replace").strip().rpartition("\n")[2]
+        result.failure = f"{said or 'ended'}; see {directory}"
 
 
 def run_here(line: Line, dose: Dose) -> None:
     """The other side: run one line in this process, and print its score."""
     logging.getLogger("tidegate").setLevel(logging.CRITICAL)
     random.seed(dose.seed)
-    score = asyncio.run(_awaited(line, dose))
+    try:
+        score = asyncio.run(_awaited(line, dose))
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(_reason(error))
     fields = asdict(score) | {"contradictions": score.contradictions[:_MOST_SENTENCES]}
     print(json.dumps(fields))
 
@@ -127,27 +143,41 @@ async def _awaited(line: Line, dose: Dose) -> Score:
     return await line.run(dose)
 
 
+def _reason(error: BaseException) -> str:
+    """What went wrong, and where in the line."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    at = [frame for frame in frames if "torture" in frame.filename] or frames
+    where = f"{Path(at[-1].filename).name}:{at[-1].lineno}, {at[-1].line}" if at else ""
+    said = str(error).replace("\n", " ")
+    return f"{type(error).__name__}{said and ': '}{said} ({where})"
+
+
 def score_of(fields: dict[str, Any]) -> Score:
     """A score that was written as JSON."""
     fields["contradictions"] = tuple(fields["contradictions"])
+    fields["table"] = tuple(map(tuple, fields["table"]))
     return Score(**fields)
 
 
-def save(results: Sequence[Result], path: Path) -> None:
+def save(results: Sequence[Result], path: Path, *, about: str) -> None:
     """Write what is known so far, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
-    new.write_text(json.dumps([asdict(result) for result in results], indent=1))
+    kept = {"about": about, "results": [asdict(result) for result in results]}
+    new.write_text(json.dumps(kept, indent=1))
     new.replace(path)
 
 
-def load(path: Path) -> list[Result]:
-    """What a run has written, also one that was interrupted."""
+def load(path: Path) -> tuple[list[Result], str]:
+    """What a run has written, also one that was interrupted; and what it is about."""
     found: list[Result] = []
-    for fields in json.loads(path.read_text()):
+    kept = json.loads(path.read_text())
+    for fields in kept["results"]:
         score = fields.pop("score")
         found.append(Result(**fields, score=score and score_of(score)))
-    return found
+    return found, kept["about"]
 
 
 def plan(

@@ -43,6 +43,8 @@ class Score:
     contradictions: tuple[str, ...] = ()
     expected_loss: bool = False
     note: str = ""
+    table: tuple[tuple[str, str], ...] = ()
+    """Rows of a table of its own, for a line that has more to say."""
     section: str = ""
     """What more the page says of it: Markdown, with a title of the second level."""
 
@@ -94,12 +96,18 @@ async def in_rounds(
 ) -> list[Tally]:
     """Take the dose in rounds of `size` faults, each with a history and an instance of its own.
 
-    `run` is given both and the number of faults; when it returns the history is drained.
+    `run` is given both and the number of faults; when it returns the history is drained. One that
+    waits for that in vain ends the line: what it still owes is lost.
     """
     tallies: list[Tally] = []
     for done in range(0, dose.faults, size):
         history = History()
-        await run(history, f"bot-{done}", min(size, dose.faults - done))
+        try:
+            await run(history, f"bot-{done}", min(size, dose.faults - done))
+        except TimeoutError:
+            if not (found := tally(history)).lost:
+                raise
+            return [*tallies, found]
         tallies.append(tally(history))
         dose.tell(min(done + size, dose.faults), sum(one.acknowledged for one in tallies))
     return tallies

@@ -4,155 +4,100 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import Awaitable, Callable
 from functools import partial
 
-from tests.end_to_end.traffic import Load, Reader
-from tests.support.history import History
-from tests.support.servers import Server
 from tests.support.stores import StoreProcess, binaries, eventually
-from tests.torture.forks import ForkedServer, nursery
-from tests.torture.lines.kills import LEASE
-from tests.torture.score import Dose, Line, Score, add_up, in_rounds
-from tidegate import Client
+from tests.torture.forks import ForkedServer
+from tests.torture.load import under_load
+from tests.torture.score import Dose, Line, Score
 
-_A_ROUND = 25
-_SYNCED = {"appendonly": "yes", "appendfsync": "always"}
 _VERSIONS = ("redis-6.2", "redis-7.0", "redis-8.2", "valkey-8.1", "valkey-9.1")
-
-Fault = Callable[[random.Random], Awaitable[object]]
-
-
-async def under_load(
-    dose: Dose, server: Server, fault: Fault, *, size: int = _A_ROUND, target: str = ""
-) -> Score:
-    """Traffic through a server, and the fault again and again in the midst of it."""
-    chance = random.Random(dose.seed)
-
-    async def a_round(history: History, instance: str, faults: int) -> None:
-        async with (
-            Client(target or server.target) as gate,
-            Reader(gate, history, instance, lease=LEASE),
-        ):
-            async with Load([gate], history, instance, producers=16) as load:
-                for _ in range(faults):
-                    await load.more(chance.randint(1, 2 * dose.between))
-                    await asyncio.sleep(chance.uniform(0, 0.02))
-                    await fault(chance)
-                await load.more(1)
-            await eventually(history.drained, within_s=30)
-
-    return add_up(await in_rounds(dose, size, a_round), faults=dose.faults)
 
 
 async def _kill(version: str, dose: Dose) -> Score:
     """The store dies and is started again at once, or a moment later."""
-    with nursery(dose.directory / "nursery") as home:
-        async with (
-            StoreProcess(dict(binaries())[version], **_SYNCED) as store,
-            ForkedServer(
-                home, dose.directory / "a", store_url=store.url, durability="fsync"
-            ) as server,
-        ):
+    async with (
+        StoreProcess(dict(binaries())[version], appendonly="yes", appendfsync="always") as store,
+        ForkedServer(dose.directory / "a", store_url=store.url, durability="fsync") as server,
+    ):
 
-            async def fault(chance: random.Random) -> None:
-                await store.kill()
-                await asyncio.sleep(chance.choice([0, chance.uniform(0, 0.2)]))
-                await store.start()
+        async def fault(chance: random.Random) -> None:
+            await store.kill()
+            await asyncio.sleep(chance.choice([0, chance.uniform(0, 0.2)]))
+            await store.start()
 
-            return await under_load(dose, server, fault)
+        return await under_load(dose, [server], fault)
 
 
 async def _kill_embedded(dose: Dose) -> Score:
     """The server starts it again by itself."""
-    with nursery(dose.directory / "nursery") as home:
-        async with ForkedServer(home, dose.directory / "a") as server:
+    async with ForkedServer(dose.directory / "a") as server:
 
-            async def fault(_: random.Random) -> None:
-                before = len(server.logged("embedded store ended, starting it again"))
-                os.kill(server.store_pid(), signal.SIGKILL)
-                await eventually(
-                    lambda: len(server.logged("embedded store ended, starting it again")) > before
-                )
+        async def fault(_: random.Random) -> None:
+            before = len(server.logged("embedded store ended, starting it again"))
+            os.kill(server.store_pid(), signal.SIGKILL)
+            await eventually(
+                lambda: len(server.logged("embedded store ended, starting it again")) > before
+            )
 
-            return await under_load(dose, server, fault)
+        return await under_load(dose, [server], fault)
 
 
 async def _hang(dose: Dose) -> Score:
     """The store stops answering for longer than its deadline, and than a lease now and then."""
-    with nursery(dose.directory / "nursery") as home:
-        async with (
-            StoreProcess() as store,
-            ForkedServer(
-                home, dose.directory / "a", store_url=store.url, store_timeout="200ms"
-            ) as server,
-        ):
+    async with (
+        StoreProcess() as store,
+        ForkedServer(dose.directory / "a", store_url=store.url, store_timeout="200ms") as server,
+    ):
 
-            async def fault(chance: random.Random) -> None:
-                store.pause()
-                await asyncio.sleep(chance.choice([0.05, 0.3, 0.3, 1.3]))
-                store.resume()
+        async def fault(chance: random.Random) -> None:
+            store.pause()
+            await asyncio.sleep(chance.choice([0.05, 0.3, 0.3, 1.3]))
+            store.resume()
 
-            return await under_load(dose, server, fault)
+        return await under_load(dose, [server], fault)
 
 
 async def _hang_server(dose: Dose) -> Score:
     """The server hangs for longer than its subscribers' leases; another one takes them over."""
-    with nursery(dose.directory / "nursery") as home:
-        async with (
-            StoreProcess() as store,
-            ForkedServer(home, dose.directory / "a", store_url=store.url) as hung,
-            ForkedServer(home, dose.directory / "b", store_url=store.url) as other,
-        ):
+    async with (
+        StoreProcess() as store,
+        ForkedServer(dose.directory / "a", store_url=store.url) as hung,
+        ForkedServer(dose.directory / "b", store_url=store.url) as other,
+    ):
 
-            async def fault(chance: random.Random) -> None:
-                hung.pause()
-                await asyncio.sleep(chance.choice([0.1, 1.3, 2.2]))
-                hung.resume()
+        async def fault(chance: random.Random) -> None:
+            hung.pause()
+            await asyncio.sleep(chance.choice([0.1, 1.3, 2.2]))
+            hung.resume()
 
-            async def a_round(history: History, instance: str, faults: int) -> None:
-                chance = random.Random(dose.seed)
-                async with (
-                    Client(hung.target) as one,
-                    Client(other.target) as two,
-                    Reader(one, history, instance, lease=LEASE),
-                    Reader(two, history, instance, lease=LEASE),
-                ):
-                    async with Load([one, two], history, instance, producers=16) as load:
-                        for _ in range(faults):
-                            await load.more(chance.randint(1, 2 * dose.between))
-                            await fault(chance)
-                    await eventually(history.drained, within_s=30)
-
-            return add_up(await in_rounds(dose, _A_ROUND, a_round), faults=dose.faults)
+        return await under_load(dose, [hung, other], fault)
 
 
 async def _forget_scripts(dose: Dose) -> Score:
-    with nursery(dose.directory / "nursery") as home:
-        async with (
-            StoreProcess() as store,
-            ForkedServer(home, dose.directory / "a", store_url=store.url) as server,
-            store.client() as client,
-        ):
+    async with (
+        StoreProcess() as store,
+        ForkedServer(dose.directory / "a", store_url=store.url) as server,
+        store.client() as client,
+    ):
 
-            async def fault(_: random.Random) -> None:
-                await client.script_flush()
+        async def fault(_: random.Random) -> None:
+            await client.script_flush()
 
-            return await under_load(dose, server, fault, size=200)
+        return await under_load(dose, [server], fault, size=200)
 
 
 async def _restart(dose: Dose) -> Score:
     """An orderly stop and start, after which the store knows no script."""
-    with nursery(dose.directory / "nursery") as home:
-        async with (
-            StoreProcess(appendonly="yes", appendfsync="everysec") as store,
-            ForkedServer(home, dose.directory / "a", store_url=store.url) as server,
-        ):
+    async with (
+        StoreProcess(appendonly="yes", appendfsync="everysec") as store,
+        ForkedServer(dose.directory / "a", store_url=store.url) as server,
+    ):
 
-            async def fault(_: random.Random) -> None:
-                await store.restart()
+        async def fault(_: random.Random) -> None:
+            await store.restart()
 
-            return await under_load(dose, server, fault)
+        return await under_load(dose, [server], fault)
 
 
 def _not_here(version: str) -> str | None:
@@ -175,13 +120,13 @@ LINES = (
         "kill -9 of the embedded store",
         _kill_embedded,
         short=(2, 100),
-        long=(200, 20_000),
+        long=(60, 6_000),
         expected="started again by the server, nothing lost",
     ),
     Line(
         "the store hangs (SIGSTOP)",
         _hang,
-        short=(3, 150),
+        short=(1, 50),
         long=(200, 20_000),
         expected="UNAVAILABLE by the deadline, recovery by itself, nothing lost",
     ),
