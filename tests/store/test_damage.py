@@ -52,6 +52,8 @@ async def test_messages_survive_the_loss_of_what_is_known_of_them(
     await store.add([message("m1"), message("m2")])
     await real.client.execute_command(*spoil)
     assert await ids(store) == ["m1", "m2"]
+    assert await store.reconcile(limit=1000) > 0
+    assert await store.reconcile(limit=1000) == 0
 
 
 async def test_a_batch_that_is_damaged_comes_again_as_another_one(real: Real):

@@ -260,7 +260,9 @@ class Archive(Store):
             "SCAN", self._cursor, "MATCH", keys.scan_pattern(), "COUNT", limit
         )
         cids = {key.removeprefix(keys.base.encode())[2:] for key in found}
-        return await self.runner.mend(conversation_of(cid) for cid in cids if _is_cid(cid))
+        repairs = await self.runner.mend(conversation_of(cid) for cid in cids if _is_cid(cid))
+        repaired, self.runner.repaired = self.runner.repaired, 0
+        return repairs + repaired
 
     async def _weeded(
         self, key: str, cids: list[bytes], instance: str | None = None

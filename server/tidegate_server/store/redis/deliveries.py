@@ -31,8 +31,7 @@ class Deliveries(Store):
             return await group.join(messages)
         except StoreDamaged as error:
             # The script stopped half-way, perhaps at a conversation of somebody else.
-            _log.warning("a conversation's keys are damaged and are repaired", error=str(error))
-            await self.runner.mend({message.conversation for message in messages})
+            await self.runner.stumbled(error, {message.conversation for message in messages})
         return await self._group().join(messages)
 
     def _group(self) -> AddGroup:

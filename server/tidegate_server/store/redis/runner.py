@@ -61,6 +61,7 @@ class Runner:
         self.rules = rules or Rules()
         self.clock = clock
         self.jitter = jitter
+        self.repaired = 0
         self._conversations: dict[str, Conversation] = {}
 
     def now(self) -> Argument:
@@ -97,9 +98,13 @@ class Runner:
         try:
             return await self.run_on(script, conversation, *args, more_keys=more_keys)
         except StoreDamaged as error:
-            _log.warning("a conversation's keys are damaged and are repaired", error=str(error))
-            await self.mend([conversation])
+            await self.stumbled(error, [conversation])
             return await self.run_on(script, conversation, *args, more_keys=more_keys)
+
+    async def stumbled(self, error: StoreDamaged, conversations: Iterable[Conversation]) -> None:
+        """Repair what a script stumbled over; the next `reconcile` counts it."""
+        _log.warning("a conversation's keys are damaged and are repaired", error=str(error))
+        self.repaired += await self.mend(conversations)
 
     async def mend(self, conversations: Iterable[Conversation]) -> int:
         """Repair what cannot happen in these conversations; the number of repairs."""
