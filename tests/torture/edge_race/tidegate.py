@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tests.torture.edge_race.contestant import WINDOW_S, Deliver, Reply
-from tidegate import AddOutcome, Client, WindowPolicy
+from tidegate import Added, AddOutcome, Client, DeadlineExceeded, Unavailable, WindowPolicy
 
 INSTANCE = "edge"
 MOST = 500
@@ -36,9 +36,7 @@ class Tidegate:
         life = self._life
         life.adding += 1
         try:
-            added = await life.client.add(
-                INSTANCE, conversation, message, message_id=message, policy=POLICY
-            )
+            added = await _until_known(life.client, conversation, message)
         finally:
             life.adding -= 1
             self._close_if_over(life)
@@ -61,3 +59,14 @@ class Tidegate:
             task = asyncio.create_task(life.client.close())
             self._farewells.add(task)
             task.add_done_callback(self._farewells.discard)
+
+
+async def _until_known(client: Client, conversation: str, message: str) -> Added:
+    """Add it as often as it takes to know what became of it, as a producer should."""
+    while True:
+        try:
+            return await client.add(
+                INSTANCE, conversation, message, message_id=message, policy=POLICY
+            )
+        except (Unavailable, DeadlineExceeded):
+            await asyncio.sleep(0.02)
