@@ -21,6 +21,9 @@ agreement: .venv/.dev  ## a million random steps, scripts against the reference 
 torture: .venv/.dev  ## kill, hang and cut everything under load, and write docs/reliability.md (an hour)
 	@$(BIN)/python -m tests.torture
 
+fuzz: .venv/.dev  ## strange bytes for the parts that read bytes (ten minutes; better with atheris)
+	@$(BIN)/python -m tests.fuzz
+
 check: .venv/.dev  ## format, lint, types, layers, contract
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -55,4 +58,4 @@ endef
 	$(call install,dev)
 	@touch .venv/.server
 
-.PHONY: help demo run test agreement torture check proto bench
+.PHONY: help demo run test agreement torture fuzz check proto bench

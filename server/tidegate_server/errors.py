@@ -15,6 +15,7 @@
     │   └── TooManySubscribers   TOO_MANY_SUBSCRIBERS
     ├── Unavailable              try again
     │   ├── StoreUnavailable     STORE_UNAVAILABLE: nothing is known to be stored
+    │   │   └── StoreDamaged     the same for one conversation: its keys make no sense
     │   │   └── Unconfirmed      DURABILITY_UNCONFIRMED: stored, but in too few places
     │   └── Draining             DRAINING: the server is shutting down
     ├── BadCredentials           BAD_CREDENTIALS: no token, or a wrong one
@@ -137,6 +138,13 @@ class StoreUnavailable(Unavailable):
     def __init__(self, text: str, *, maybe_done: bool = False):
         super().__init__(text)
         self.maybe_done = maybe_done
+
+
+class StoreDamaged(StoreUnavailable):
+    """The store answers, but what it holds of a conversation is nothing that scripts can use."""
+
+    def __init__(self, text: str):
+        super().__init__(text, maybe_done=True)
 
 
 class Unconfirmed(StoreUnavailable):

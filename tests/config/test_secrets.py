@@ -62,3 +62,19 @@ def test_a_password_that_is_refused_is_hidden(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"did you mean store\.password\?") as caught:
         load_settings(environ={}, config_file=file)
     assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[instances]\ntoken = "{CANARY}"',
+        f'[[instances]]\npush = {{ token = "{CANARY}" }}',
+        f'[instances.bot]\npush = [{{ secret = "{CANARY}" }}]',
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_hidden_too(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="it must be a table") as caught:
+        load_settings(environ={}, config_file=file)
+    assert CANARY not in str(caught.value)

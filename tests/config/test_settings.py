@@ -274,3 +274,14 @@ def test_the_data_directory_is_found(environ: dict[str, str], folder: str) -> No
 def test_a_duration_is_read_back_as_it_is_shown(ms: int) -> None:
     text = format_duration(timedelta(milliseconds=ms))
     assert load_settings(environ={"TIDEGATE_WINDOW_DELAY": text}).window_delay == ms * MS
+
+
+def test_a_name_with_line_breaks_stays_on_its_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(environ={"TIDEGATE_\nX\x1b": "1"})
+    assert str(caught.value).startswith(r"TIDEGATE_\nX\x1b is unknown")
+
+
+def test_a_path_that_is_too_long_for_any_file_is_refused_with_a_sentence() -> None:
+    with pytest.raises(ConfigError, match="it must be the path of a file that exists"):
+        load_settings(environ={"TIDEGATE_STORE_CA_FILE": "x" * 5000})

@@ -179,3 +179,15 @@ async def test_nothing_is_listened_on_where_no_address_is_given(running: Running
     await server.start()
     assert server.port == 0
     await server.stop()
+
+
+async def test_bytes_that_are_no_http_leave_no_line_in_the_log(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = int(running.url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"\x16\x03\x01 no HTTP\r\n\r\n")
+    assert b" 400 " in await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert not caplog.records

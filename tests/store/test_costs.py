@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import pytest
-
 from tests.store.conftest import AnyStore, Real
 from tidegate_server.core.model import Conversation, DeliveryChannel, NewMessage, WindowPolicy
 from tidegate_server.core.quota import Quota
@@ -39,8 +37,6 @@ def times(count: int, *costs: dict[str, int]) -> dict[str, int]:
 
 
 async def connected(real: Real, rules: Rules | None = None) -> AnyStore:
-    if real.partitions > 1:
-        pytest.skip("the costs are those of one partition")
     store = real.store(rules=rules)
     await store.add([message("the first of all")])
     return store

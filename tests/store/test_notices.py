@@ -95,3 +95,27 @@ async def test_a_channel_outlives_a_long_silence(real: Real, monkeypatch: pytest
 async def pings(real: Real, count: int) -> bool:
     calls: int = (await real.client.info("commandstats")).get("cmdstat_ping", {}).get("calls", 0)
     return calls >= count
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ["due", 5, "", 7, ""],
+        ["due", "bot/anna", None, 7, ""],
+        ["due", "bot/anna", "", "soon", ""],
+        ["due", "bot/anna", "", True, ""],
+        ["due", "bot/anna", "", 1 << 60, ""],
+        ["due", "bot/\ud800", "", 7, ""],
+    ],
+)
+def test_a_notice_with_fields_of_other_types_is_none(row: list[object]):
+    with pytest.raises((ValueError, TypeError)):
+        notice_of(row)
+
+
+@pytest.mark.parametrize("place", range(len(event_row(EVENTS[0]))))
+def test_an_event_with_a_field_of_another_type_is_none(place: int):
+    row = event_row(EVENTS[0])
+    row[place] = {"a": 1}
+    with pytest.raises((ValueError, TypeError)):
+        event_of(row)

@@ -19,6 +19,7 @@ _MODULES = (
     "tests.torture.lines.clock_jumps",
     "tests.torture.lines.versions",
     "tests.torture.lines.failover",
+    "tests.torture.lines.edge",
 )
 """A line each. Every module has a tuple LINES."""
 

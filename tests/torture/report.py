@@ -59,6 +59,13 @@ def notes(results: Sequence[Result]) -> Iterator[str]:
             yield from (f"{result.name}: {said}" for said in result.score.contradictions)
 
 
+def sections(results: Sequence[Result]) -> Iterator[str]:
+    """What lines say on the page beside the scorecard."""
+    for result in results:
+        if result.score and result.score.section:
+            yield result.score.section
+
+
 def table(results: Sequence[Result]) -> Table:
     """For the screen: all but what is expected."""
     drawn = Table(box=None, header_style="bold")
@@ -94,6 +101,7 @@ def page(results: Sequence[Result], *, about: str) -> str:
         .replace("{{scorecard}}", scorecard)
         .replace("{{tables}}", "\n\n".join(_tables(results)))
         .replace("{{notes}}", "\n".join(f"- {note}" for note in notes(results)))
+        .replace("{{sections}}", "\n".join(sections(results)))
         .replace("{{machine}}", "\n".join(f"- {line}" for line in machine(about)))
     )
 

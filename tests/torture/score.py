@@ -45,6 +45,8 @@ class Score:
     note: str = ""
     table: tuple[tuple[str, str], ...] = ()
     """Rows of a table of its own, for a line that has more to say."""
+    section: str = ""
+    """What more the page says of it: Markdown, with a title of the second level."""
 
     @property
     def holds(self) -> bool:

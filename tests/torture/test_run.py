@@ -15,7 +15,8 @@ MISSING = Result("is rare", "nothing lost", 10, 1, 10, missing="there is no such
 TABLE = Result(
     "planted", "found", 11, 1, 1, 1.0, Score(1, 1, table=(("bug", "said"), ("a bug", "a sentence")))
 )
-ALL = [HELD, BROKEN, FAILED, MISSING, TABLE]
+SECTION = Result("races", "nothing lost", 12, 1, 1, 1.0, Score(1, 1, section="## A race\n\nWon.\n"))
+ALL = [HELD, BROKEN, FAILED, MISSING, TABLE, SECTION]
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path):
@@ -24,7 +25,7 @@ def test_results_are_read_as_they_were_written(tmp_path: Path):
 
 
 def test_only_what_was_run_and_has_no_contradiction_holds():
-    assert [result.name for result in ALL if result.holds] == ["hangs", "planted"]
+    assert [result.name for result in ALL if result.holds] == ["hangs", "planted", "races"]
 
 
 def test_the_page_says_what_came_out_and_how_to_repeat_it():
@@ -36,5 +37,6 @@ def test_the_page_says_what_came_out_and_how_to_repeat_it():
     assert "- raises: failed with seed 9: ValueError: no" in text
     assert "- is rare: not run; there is no such store" in text
     assert "| a bug | a sentence |" in text
+    assert "## A race\n\nWon." in text
     assert "a short run" in text
     assert "{{" not in text

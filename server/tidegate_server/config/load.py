@@ -20,6 +20,8 @@ from tidegate_server.errors import StartupError
 _Place = tuple[str, ...]
 _TABLES = {"window": InstanceWindow, "push": Push}
 _SECRETS = frozenset({("store_password",), ("push", "token"), ("push", "secret")})
+_SECRET_NAMES = frozenset(place[-1] for place in _SECRETS)
+"""What is called so is hidden also where it does not belong."""
 _URLS = frozenset({("store_url",), ("push", "url")})
 
 
@@ -27,8 +29,8 @@ class ConfigError(StartupError):
     """Settings are wrong. The text has a line for each: its name, its value, what it must be."""
 
     def __init__(self, problems: list[str]):
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = [_on_one_line(problem) for problem in problems]
+        super().__init__("\n".join(self.problems))
 
 
 def load_settings(
@@ -80,6 +82,13 @@ def _explain(error: ErrorDetails, given: Mapping[str, Given]) -> Iterator[str]:
         yield _sentence(at, str(cause or shape), given)
 
 
+def _on_one_line(problem: str) -> str:
+    """The sentence as a terminal shows it, whatever is in the names that it quotes."""
+    if problem.isprintable():
+        return problem
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in problem)
+
+
 def _sentence(at: _Place, rule: str, given: Mapping[str, Given]) -> str:
     return f"{_title(at, given)} is {_shown(at, given)}; it must be {rule}"
 
@@ -105,8 +114,10 @@ def _shown(at: _Place, given: Mapping[str, Given]) -> str:
         value = cast(dict[str, object], value).get(part) if isinstance(value, dict) else None
     if value is None:
         return "unset"
-    if _name(at) in _SECRETS or isinstance(value, SecretStr):
+    if _name(at) in _SECRETS or at[-1] in _SECRET_NAMES or isinstance(value, SecretStr):
         return HIDDEN
+    if isinstance(value, dict | list):  # whose inside may be secret
+        return "a table" if isinstance(value, dict) else "a list"
     if _name(at) in _URLS:
         value = shown_url(str(value))
     return str(value).lower() if isinstance(value, bool) else json.dumps(str(value))

@@ -179,7 +179,11 @@ def _parse_file(value: object) -> Path | None:
     if value in (None, ""):
         return None
     found = _parse_path(value)
-    if not found.is_file():
+    try:
+        exists = found.is_file()
+    except OSError:  # such as a name that is too long for any file
+        exists = False
+    if not exists:
         raise ValueError("the path of a file that exists")
     return found
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from tidegate_server.errors import StoreUnavailable
+from tidegate_server.errors import StoreDamaged, StoreUnavailable
 from tidegate_server.logs import get_logger
 
 _PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.0)
@@ -37,8 +37,9 @@ class Outage:
         return not self._here.is_set()
 
     def lost(self, error: StoreUnavailable, *, all_of_it: bool = False) -> None:
-        """A call failed, or one to `all_of_it`."""
-        if self.away or (self._in_parts and not all_of_it):
+        """A call failed, or one to `all_of_it`. Damage to one conversation is no outage."""
+        in_part = self._in_parts and not all_of_it
+        if self.away or in_part or isinstance(error, StoreDamaged):
             return
         if self._monotonic() - self._changed_at > _CALM_S:
             self._tries = 0

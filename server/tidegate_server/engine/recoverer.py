@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from tidegate_server.core.model import BatchState, Conversation
 from tidegate_server.engine.clock import StoreClocks
 from tidegate_server.engine.outage import Outage
-from tidegate_server.errors import StoreUnavailable
+from tidegate_server.errors import StoreDamaged, StoreUnavailable
 from tidegate_server.logs import get_logger
 from tidegate_server.metrics import Metrics
 from tidegate_server.store.base import Horizon, Settled, Store
@@ -133,6 +133,8 @@ class Recoverer:
     async def _expire(self, conversation: Conversation) -> None:
         try:
             settled = await self._store.expire(conversation)
+        except StoreDamaged:
+            log.error("a lease cannot be taken back: its keys in the store are damaged")
         except StoreUnavailable as error:
             self._outage.lost(error)
         except Exception:

@@ -15,7 +15,7 @@ from tidegate_server.engine.clock import StoreClocks
 from tidegate_server.engine.outage import Outage
 from tidegate_server.engine.tasks import Tasks
 from tidegate_server.engine.wakeup import ClockedTimers
-from tidegate_server.errors import StoreUnavailable
+from tidegate_server.errors import StoreDamaged, StoreUnavailable
 from tidegate_server.logs import get_logger
 from tidegate_server.sinks.stream import Subscriber, Subscribers
 from tidegate_server.store.base import Claimed, Due, Horizon, Store
@@ -151,6 +151,10 @@ class Scheduler:
     async def _claim(self, conversation: Conversation, subscriber: Subscriber) -> None:
         try:
             claimed = await self._ask(conversation, subscriber)
+        except StoreDamaged:
+            self._subscribers.free(subscriber)
+            log.error("a conversation cannot be claimed: its keys in the store are damaged")
+            return
         except BaseException:
             self._subscribers.free(subscriber)
             raise
@@ -181,6 +185,8 @@ class Scheduler:
                     subscriber_id=subscriber.subscriber_id,
                     channel=subscriber.channel,
                 )
+            except StoreDamaged:
+                raise
             except StoreUnavailable as error:
                 self._outage.lost(error)
                 sent = sent or error.maybe_done

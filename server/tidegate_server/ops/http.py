@@ -1,10 +1,12 @@
 """Health, readiness and metrics over HTTP, for probes and scrapers."""
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from tidegate_server.config import Address
 from tidegate_server.config.addresses import parse_address
@@ -71,6 +73,7 @@ class OpsServer:
         Raises:
             StartupError: An address cannot be listened on; then none is.
         """
+        logging.getLogger("aiohttp.server").addFilter(_is_news)
         await self._runner.setup()
         context = _context(self._certificate) if self._certificate else None
         for address in self._listen:
@@ -154,6 +157,12 @@ async def _in_plain_words(
     except Exception:
         _log.exception("request failed", path=request.rel_url.path)
         return web.Response(text="This failed; the server's log says why.", status=500)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether the library has more to say than that some bytes are no HTTP: they have their 400."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
 
 
 def _context(certificate: Callable[[], Certificate]) -> ssl.SSLContext:

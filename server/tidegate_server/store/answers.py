@@ -194,7 +194,7 @@ def state(answer: Sequence[Any], conversation: Conversation) -> State:
         buffer(meta.get(b"window", b""), meta.get(b"buffer", b""), now_ms),
         unsettled(meta, conversation, leased=lease != b"", due_ms=optional(due)),
         tuple(map(_past_line, lines)),
-        tuple(map(attempt, attempts)),
+        legible(attempts),
         elements,
     )
 
@@ -253,6 +253,15 @@ def readable(elements: Sequence[bytes]) -> tuple[StoredMessage, ...]:
     for element in elements:
         with suppress(Corrupt):
             found.append(decode(element))
+    return tuple(found)
+
+
+def legible(elements: Sequence[bytes]) -> tuple[DeliveryAttempt, ...]:
+    """The attempts of a list of them, without those that are damaged."""
+    found: list[DeliveryAttempt] = []
+    for element in elements:
+        with suppress(ValueError, LookupError, TypeError, AttributeError):
+            found.append(attempt(element))
     return tuple(found)
 
 

@@ -7,6 +7,9 @@ A message id has no control characters, so the first newline ends the line.
 
 from tidegate_server.core.model import StoredMessage
 
+_MOST = 1 << 53
+"""Scripts count in doubles: nothing that they write is larger."""
+
 
 class Corrupt(ValueError):
     """A stored element that is no message."""
@@ -36,7 +39,7 @@ def decode(element: bytes) -> StoredMessage:
         sequence, at_ms, size, flush, amended_ms, message_id = line.split(b" ", 5)
         if not newline:
             raise Corrupt("a stored element has no first line")
-        return StoredMessage(
+        found = StoredMessage(
             sequence=int(sequence),
             received_at_ms=int(at_ms),
             payload_bytes=int(size),
@@ -47,3 +50,7 @@ def decode(element: bytes) -> StoredMessage:
         )
     except ValueError as error:
         raise Corrupt(f"a stored element's first line is damaged: {error}") from None
+    numbers = found.sequence, found.received_at_ms, found.payload_bytes, found.amended_at_ms
+    if min(numbers) < 0 or max(numbers) > _MOST:
+        raise Corrupt("a stored element's first line is damaged: a number is out of range")
+    return found

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from enum import EnumType
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -16,8 +17,6 @@ from tidegate_server.core.model import (
     BufferInfo,
     BufferState,
     Conversation,
-    FlushReason,
-    WindowMode,
     WindowPolicy,
 )
 from tidegate_server.logs import get_logger
@@ -26,6 +25,8 @@ from tidegate_server.store.keys import cid_of, conversation_of
 from tidegate_server.store.signals import EventKind, LiveEvent, Notice, NoticeKind
 
 _PAUSE_S = 0.5
+_MOST = (1 << 31) - 1
+_LATEST_MS = 1 << 53
 _SILENCE_S = 10.0
 _POLICY = [field.name for field in fields(WindowPolicy)]
 _BUFFER = [field.name for field in fields(BufferInfo) if field.name not in ("state", "policy")]
@@ -106,7 +107,7 @@ class Channel:
             sender, rows = json.loads(body)
             if sender != self._sender:
                 self._hear(rows)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             _log.warning("a notice cannot be read; another version may share the store")
         except Exception:
             _log.exception("a notice could not be obeyed")
@@ -121,7 +122,13 @@ def notice_row(notice: Notice) -> list[object]:
 def notice_of(row: Sequence[Any]) -> Notice:
     """The notice of a row. ValueError or TypeError: it is none."""
     kind, cid, batch_id, at_ms, mark = row
-    return Notice(NoticeKind(kind), conversation_of(cid), batch_id, at_ms, mark)
+    return Notice(
+        NoticeKind(kind),
+        conversation_of(_text(cid)),
+        _text(batch_id),
+        _proper("at_ms", int, at_ms),
+        _text(mark),
+    )
 
 
 def event_row(event: LiveEvent) -> list[object]:
@@ -139,25 +146,53 @@ def event_row(event: LiveEvent) -> list[object]:
 def event_of(row: Sequence[Any]) -> LiveEvent:
     """The event of a row. ValueError or TypeError: it is none."""
     kind, cid, state, buffer, batch, *plain = row
-    conversation = conversation_of(cid)
+    conversation = conversation_of(_text(cid))
     return LiveEvent(
         EventKind(kind),
         conversation,
         state=None if state is None else BatchState(state),
         buffer=None if buffer is None else _buffer(buffer),
         batch=None if batch is None else _batch(batch, conversation),
-        **dict(zip(_EVENT, plain, strict=True)),
+        **_named(LiveEvent, _EVENT, plain),
     )
 
 
 def _buffer(row: Sequence[Any]) -> BufferInfo:
-    state, (mode, *numbers), *plain = row
-    policy = WindowPolicy(WindowMode(mode), *numbers)
-    return BufferInfo(BufferState(state), policy=policy, **dict(zip(_BUFFER, plain, strict=True)))
+    state, policy, *plain = row
+    return BufferInfo(
+        BufferState(state),
+        policy=WindowPolicy(**_named(WindowPolicy, _POLICY, policy)),
+        **_named(BufferInfo, _BUFFER, plain),
+    )
 
 
 def _batch(row: Sequence[Any], conversation: Conversation) -> BatchInfo:
-    known: dict[str, Any] = dict(zip(_BATCH, row, strict=True))
-    known["state"] = BatchState(known["state"])
-    known["flush_reason"] = FlushReason(known["flush_reason"])
-    return BatchInfo(conversation=conversation, **known)
+    return BatchInfo(conversation=conversation, **_named(BatchInfo, _BATCH, row))
+
+
+def _named(owner: type[Any], names: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
+    """The row as the owner's fields. ValueError or TypeError: one is not of the field's type."""
+    kinds = {field.name: field.type for field in fields(owner)}
+    pairs = zip(names, row, strict=True)
+    return {name: _proper(name, kinds[name], value) for name, value in pairs}
+
+
+def _proper(name: str, kind: Any, value: Any) -> Any:
+    """The value of a field, of its type, and no larger than the wire can tell it."""
+    if isinstance(kind, EnumType):
+        return kind(value)
+    if kind is str:
+        return _text(value)
+    if value is None and kind is not int:
+        return None
+    most = _LATEST_MS if name.endswith(("_ms", "_sequence")) else _MOST
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"{name} is out of range")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    value.encode()  # JSON can say what no text may hold
+    return value

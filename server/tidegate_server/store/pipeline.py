@@ -16,7 +16,13 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from tidegate_server.errors import StoreFull, StoreUnavailable, TidegateError, Unconfirmed
+from tidegate_server.errors import (
+    StoreDamaged,
+    StoreFull,
+    StoreUnavailable,
+    TidegateError,
+    Unconfirmed,
+)
 from tidegate_server.logs import get_logger
 from tidegate_server.store.dial import Dialer
 from tidegate_server.store.scripts import ALL, STATUS
@@ -54,6 +60,12 @@ _CODES = {
     "OutOfMemoryError": "OOM",
 }
 _CODE = re.compile(r"(?:^|: -)([A-Z]{3,})\b")
+_is_damage = re.compile(
+    "WRONGTYPE|attempt to (index|call|compare|concatenate|perform)|bad argument #|no such key"
+    "|Expected .* but found|is not an integer|is not a valid float|must be strings or integers"
+    "|[Ww]rong number of arg"
+).search
+"""What a script fails with that finds keys which no script has written."""
 
 _UNCONFIRMED = "it is done, but too few replicas confirmed it in time; repeat it with the same id"
 
@@ -385,4 +397,6 @@ def _told(error: ResponseError, code: str) -> TidegateError:
         return StoreFull("the store is out of memory; nothing was stored")
     if "MISCONF" in text:
         return StoreFull("the store cannot write to its disk; nothing was stored")
+    if _is_damage(text):
+        return StoreDamaged(f"the store holds what no script has written: {text}")
     return StoreUnavailable(f"the store refused a command: {text}")

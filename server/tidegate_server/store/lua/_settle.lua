@@ -25,8 +25,8 @@ end
 local function end_attempt(keys, now, reason, message)
   local newest = redis.call('LINDEX', keys.attempts, -1)
   if not newest then return end
-  local attempt = cjson.decode(newest)
-  if attempt.ended then return end
+  local legible, attempt = pcall(cjson.decode, newest)
+  if not legible or type(attempt) ~= 'table' or attempt.ended then return end
   attempt.ended, attempt.reason, attempt.message = string.format('%.0f', now), reason, message
   redis.call('LSET', keys.attempts, -1, cjson.encode(attempt))
 end

@@ -1,8 +1,9 @@
 -- RECONCILE: repairs what cannot happen, in one conversation.
 --
 -- A conversation with messages is in exactly one of the indexes, an unsettled batch can be found
--- by its id, and no time is further ahead than its policy allows. Messages whose window is lost get
--- one of the policy given. Writes nothing where all is well.
+-- by its id, and no time is further ahead than its policy allows. What no script can have written
+-- is lost: a batch's messages go back to the buffer, and messages whose window is lost get one of
+-- the policy given. Writes nothing where all is well.
 --
 -- What began in the future shows that the clock was set back, or that this is another machine's
 -- since a failover. It begins now, and what hangs on it moves with it.
@@ -15,7 +16,36 @@ local keys, now = conversation_keys(), clock(ARGV[1])
 local cid, instance, farthest = ARGV[2], ARGV[3], now + tonumber(ARGV[5])
 local repairs = 0
 local SLACK = 1000  -- ms that a clock may be set back by, and nobody will mind
+for key, kind in pairs({[keys.meta] = 'hash', [keys.row] = 'list', [keys.attempts] = 'list'}) do
+  local found = redis.call('TYPE', key).ok
+  if found ~= kind and found ~= 'none' then
+    redis.call('DEL', key)
+    repairs = repairs + 1
+  end
+end
 local meta, length = read(keys.meta), redis.call('LLEN', keys.row)
+
+local function says(names, line) return line and string.match(line, '^' .. names.pattern .. '$') end
+local function lose(...)
+  redis.call('HDEL', keys.meta, ...)
+  for _, field in ipairs({...}) do meta[field] = nil end
+  repairs = repairs + 1
+end
+
+local batch = says(BATCH, meta.batch) and unpack_line(BATCH, meta.batch)
+local counts = tonumber(meta.attempt) and tonumber(meta.nacks) and tonumber(meta.expiries)
+local named = meta.id and string.match(meta.id, '^%d+%-%d+%-%d+$')
+if length > 0 and (meta.id or meta.batch) and not (named and batch and batch.n > 0
+    and batch.n <= length and counts and says(POLICY, meta.policy)) then
+  if meta.id then redis.call('HDEL', keys.idx, meta.id) end
+  lose('id', 'batch', 'policy', 'token', 'attempt', 'nacks', 'expiries', 'ended', 'reason', 'error')
+end
+local waiting = length - (meta.id and batch.n or 0)
+local buffer = says(BUFFER, meta.buffer) and unpack_line(BUFFER, meta.buffer)
+if length > 0 and (meta.window or meta.buffer) and not (says(WINDOW, meta.window) and buffer
+    and buffer.count == waiting) then
+  lose('window', 'buffer')
+end
 local lease, due = redis.call('ZSCORE', keys.lease, cid), redis.call('ZSCORE', keys.due, cid)
 
 local function place(index, at)
@@ -29,8 +59,12 @@ end
 local function attempt_ahead()
   local newest = redis.call('LINDEX', keys.attempts, -1)
   if not newest then return 0 end
-  local attempt = cjson.decode(newest)
-  return (attempt.ended or attempt.started) - now, attempt
+  local _, attempt = pcall(cjson.decode, newest)
+  local at = type(attempt) == 'table' and tonumber(attempt.ended or attempt.started)
+  if at then return at - now, attempt end
+  redis.call('DEL', keys.attempts)
+  repairs = repairs + 1
+  return 0
 end
 
 local function move_back(index, at, ahead, attempt)

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from heapq import merge
 from itertools import islice
 
 from tidegate_server.core.model import BatchInfo, BatchState, Conversation, DeliveryAttempt
 from tidegate_server.errors import NotFound
+from tidegate_server.logs import get_logger
 from tidegate_server.store import answers, scripts
 from tidegate_server.store.base import (
     BatchDetails,
@@ -23,10 +25,12 @@ from tidegate_server.store.base import (
 from tidegate_server.store.keys import cid_of, conversation_of
 from tidegate_server.store.redis.runner import Runner
 
-_LONGEST_AHEAD_MS = 7_200_000
+_FARTHEST = 1 << 53
 _GAUGES = ("open", "messages", "leased", "retrying")
 
 Place = tuple[int, str]
+
+_log = get_logger("tidegate.store")
 
 
 class Archive(Partition):
@@ -122,10 +126,11 @@ class Archive(Partition):
     async def horizon(self, *, limit: int) -> Horizon:
         """As the base says."""
         keys = [self.runner.keys.shared("inst"), self.runner.keys.shared("lease")]
-        now_ms, instances, expired, later = await self.runner.run(scripts.HORIZON, keys, limit)
+        now_ms, instances, over, later = await self.runner.run(scripts.HORIZON, keys, limit)
+        expired = await self._weeded(keys[1], over)
         return Horizon(
             now_ms,
-            tuple(name.decode() for name in instances),
+            tuple(name.decode(errors="replace") for name in instances),
             tuple(map(conversation_of, expired)),
             answers.optional(later),
         )
@@ -134,6 +139,8 @@ class Archive(Partition):
         """As the base says."""
         key = self.runner.keys.instance("due", instance)
         flat = await self.runner.call("ZRANGE", key, 0, limit - 1, "WITHSCORES")
+        if len(await self._weeded(key, flat[::2], instance)) < len(flat) // 2:
+            flat = await self.runner.call("ZRANGE", key, 0, limit - 1, "WITHSCORES")
         return [Due(conversation_of(cid), at_ms) for cid, at_ms in _pairs(flat)]
 
     async def stats(self, instance: str | None = None) -> Stats:
@@ -182,7 +189,7 @@ class Archive(Partition):
 
     async def _attempts(self, batch_id: str) -> tuple[DeliveryAttempt, ...]:
         elements = await self.runner.call("LRANGE", self.runner.keys.of("t", batch_id), 0, -1)
-        return tuple(map(answers.attempt, elements))
+        return answers.legible(elements)
 
     async def dead_letters(
         self, instance: str | None, *, limit: int, before: Place | None = None
@@ -258,28 +265,42 @@ class Archive(Partition):
         self._cursor, found = await self.runner.call(
             "SCAN", self._cursor, "MATCH", keys.scan_pattern(), "COUNT", limit
         )
-        policy = answers.policy_line(self.runner.rules.default_policy)
-        repairs = await asyncio.gather(
-            *(
-                self.runner.run_on(
-                    scripts.RECONCILE, conversation_of(cid), policy, _LONGEST_AHEAD_MS
-                )
-                for cid in {keys.cid_in(key) for key in found}
-            )
-        )
+        cids = {key.removeprefix(keys.base.encode())[2:] for key in found}
+        repairs = await self.runner.mend(conversation_of(cid) for cid in cids if _is_cid(cid))
+        repaired, self.runner.repaired = self.runner.repaired, 0
         self._reconciled += self._cursor == b"0"
-        return sum(repairs)
+        return repairs + repaired
 
     @property
     def reconciled(self) -> int:
         """As the base says."""
         return self._reconciled
 
+    async def _weeded(
+        self, key: str, cids: list[bytes], instance: str | None = None
+    ) -> list[bytes]:
+        """The members of an index; what names no conversation there is taken out for good."""
+        strays = [cid for cid in cids if not _is_cid(cid, instance)]
+        if strays:
+            _log.error("an index of the store had members that name nothing", members=len(strays))
+            await self.runner.call("ZREM", key, *strays)
+        return [cid for cid in cids if cid not in strays]
+
+
+def _is_cid(member: bytes, instance: str | None = None) -> bool:
+    """Whether it is the name of a conversation, of the instance if one is given."""
+    try:
+        conversation = conversation_of(member)
+    except UnicodeDecodeError:
+        return False
+    return cid_of(conversation).encode() == member and instance in (None, conversation.instance)
+
 
 def _pairs(flat: list[bytes]) -> Iterable[tuple[str, int]]:
     """Members and scores of a sorted set."""
     for member, score in zip(flat[::2], flat[1::2], strict=True):
-        yield member.decode(), int(float(score))
+        with suppress(UnicodeDecodeError):
+            yield member.decode(), int(min(max(float(score), 0), _FARTHEST))
 
 
 def _letter_place(info: BatchInfo) -> Place:

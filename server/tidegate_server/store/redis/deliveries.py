@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from tidegate_server.core.model import Conversation, DeliveryChannel, NackAction, NewMessage
 from tidegate_server.core.retry import backoffs
+from tidegate_server.errors import StoreDamaged
 from tidegate_server.logs import get_logger
 from tidegate_server.store import answers, scripts
 from tidegate_server.store.adds import AddGroup
@@ -25,16 +26,26 @@ class Deliveries(Partition):
         """As the base says. What is added while a round trip is under way shares the next one."""
         group, deadline = self._adds, self.runner.pipeline.deadline
         if group is None or not group.has_room(messages, deadline=deadline):
-            group = AddGroup(
-                self.runner.keys,
-                clock=self.runner.now(),
-                deduplication_ms=self.runner.rules.deduplication_ms,
-                quota=self.runner.rules.quota,
-                deadline=deadline,
-            )
-            self._adds = group
-            self.runner.pipeline.send(group)
-        return await group.join(messages)
+            group = self._group()
+        try:
+            return await group.join(messages)
+        except StoreDamaged as error:
+            # The script stopped half-way, perhaps at a conversation of somebody else.
+            await self.runner.stumbled(error, {message.conversation for message in messages})
+        return await self._group().join(messages)
+
+    def _group(self) -> AddGroup:
+        """A new group, which is sent at once or with what is under way."""
+        group = AddGroup(
+            self.runner.keys,
+            clock=self.runner.now(),
+            deduplication_ms=self.runner.rules.deduplication_ms,
+            quota=self.runner.rules.quota,
+            deadline=self.runner.pipeline.deadline,
+        )
+        self._adds = group
+        self.runner.pipeline.send(group)
+        return group
 
     async def claim(
         self,
@@ -46,7 +57,7 @@ class Deliveries(Partition):
         channel: DeliveryChannel,
     ) -> Claimed:
         """As the base says. A batch that cannot be read becomes a dead letter (CORRUPT)."""
-        answer = await self.runner.run_on(
+        answer = await self.runner.run_mended(
             scripts.CLAIM, conversation, token, lease_ms, int(channel), subscriber_id
         )
         if answer[1] != b"BATCH":
@@ -122,9 +133,15 @@ class Deliveries(Partition):
     async def expire(self, conversation: Conversation) -> Settled | None:
         """As the base says."""
         meta = self.runner.keys.of("c", cid_of(conversation))
-        batch_id = (await self.runner.call("HGET", meta, "id") or b"").decode()
+        try:
+            batch_id = (await self.runner.call("HGET", meta, "id") or b"").decode()
+        except (StoreDamaged, UnicodeDecodeError):
+            batch_id = ""
+        if not batch_id:
+            await self.runner.mend([conversation])
+            return None
         rules = self.runner.rules
-        answer = await self.runner.run_on(
+        answer = await self.runner.run_mended(
             scripts.EXPIRE,
             conversation,
             batch_id,

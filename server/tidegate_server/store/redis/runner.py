@@ -1,21 +1,26 @@
 """Runs scripts on one partition, and knows which conversation a batch belongs to."""
 
+import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tidegate_server.core.model import BatchInfo, Conversation, WindowPolicy
 from tidegate_server.core.quota import Quota
 from tidegate_server.core.retry import RetryPolicy
-from tidegate_server.errors import LeaseLost, NotFound
+from tidegate_server.errors import LeaseLost, NotFound, StoreDamaged
+from tidegate_server.logs import get_logger
 from tidegate_server.store import answers
 from tidegate_server.store.dial import Dialer
 from tidegate_server.store.keys import Keys, cid_of, conversation_of, partition_of
 from tidegate_server.store.pipeline import Argument, Counters, Pipeline
-from tidegate_server.store.scripts import STATUS, Script
+from tidegate_server.store.scripts import RECONCILE, STATUS, Script
 
 _REMEMBERED_BATCHES = 10_000
+_LONGEST_AHEAD_MS = 7_200_000
+
+_log = get_logger("tidegate.store")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,7 @@ class Runner:
         self.rules = rules or Rules()
         self.clock = clock
         self.jitter = jitter
+        self.repaired = 0
         self._conversations: dict[str, Conversation] = {}
 
     def now(self) -> Argument:
@@ -82,6 +88,39 @@ class Runner:
         keys = [*self.keys.conversation(conversation), *more_keys]
         return await self.run(script, keys, cid_of(conversation), conversation.instance, *args)
 
+    async def run_mended(
+        self,
+        script: Script,
+        conversation: Conversation,
+        *args: Argument,
+        more_keys: Sequence[str] = (),
+    ) -> Any:
+        """The same; what the script stumbles over is repaired, and it runs once more."""
+        try:
+            return await self.run_on(script, conversation, *args, more_keys=more_keys)
+        except StoreDamaged as error:
+            await self.stumbled(error, [conversation])
+            return await self.run_on(script, conversation, *args, more_keys=more_keys)
+
+    async def stumbled(self, error: StoreDamaged, conversations: Iterable[Conversation]) -> None:
+        """Repair what a script stumbled over; the next `reconcile` counts it."""
+        _log.warning("a conversation's keys are damaged and are repaired", error=str(error))
+        self.repaired += await self.mend(conversations)
+
+    async def mend(self, conversations: Iterable[Conversation]) -> int:
+        """Repair what cannot happen in these conversations; the number of repairs."""
+        policy = answers.policy_line(self.rules.default_policy)
+        repairs = await asyncio.gather(
+            *(self.run_on(RECONCILE, one, policy, _LONGEST_AHEAD_MS) for one in conversations),
+            return_exceptions=True,
+        )
+        for error in repairs:
+            if isinstance(error, StoreDamaged):
+                _log.error("a conversation's keys are damaged beyond repair", error=str(error))
+            elif isinstance(error, BaseException):
+                raise error
+        return sum(number for number in repairs if isinstance(number, int))
+
     async def settle(
         self, script: Script, batch_id: str, conversation: Conversation, *args: Argument
     ) -> Any:
@@ -92,7 +131,7 @@ class Runner:
             LeaseLost: Another claim or another settlement came first.
         """
         settled = self.keys.settled(batch_id, conversation.instance)
-        answer = await self.run_on(script, conversation, batch_id, *args, more_keys=settled)
+        answer = await self.run_mended(script, conversation, batch_id, *args, more_keys=settled)
         if answer[1] == b"UNKNOWN":
             raise NotFound("batch", batch_id)
         if answer[1] == b"LOST":
