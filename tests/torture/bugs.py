@@ -50,8 +50,8 @@ BUGS = (
     Bug(
         "a buffer expires",
         "store/lua/add.lua",
-        "redis.call('RPUSH', chat.row, element)",
-        "redis.call('RPUSH', chat.row, element) redis.call('PEXPIRE', chat.row, 40)",
+        "redis.call('RPUSH', chat.row, unpack(chat.elements))",
+        "redis.call('RPUSH', chat.row, unpack(chat.elements)) redis.call('PEXPIRE', chat.row, 40)",
         slow=True,
     ),
     Bug(
@@ -62,21 +62,21 @@ BUGS = (
     ),
     Bug(
         "the id of a message is not remembered",
-        "store/lua/add.lua",
-        "redis.call('HSET', chat.seen, id, string.format('%.0f %.0f 0', sequence, now))",
+        "store/lua/_ids.lua",
+        "change(ids, ids.newer, id, string.format('%.0f %.0f 0', sequence, ids.now))",
         "",
     ),
     Bug(
         "a message is put in front of the others",
         "store/lua/add.lua",
-        "redis.call('RPUSH', chat.row, element)",
-        "redis.call('LPUSH', chat.row, element)",
+        "redis.call('RPUSH', chat.row, unpack(chat.elements))",
+        "redis.call('LPUSH', chat.row, unpack(chat.elements))",
     ),
     Bug(
         "sequences are used again",
         "store/lua/add.lua",
-        "local sequence = redis.call('HINCRBY', KEYS[1], 'seq', messages) - messages",
-        "local sequence = (redis.call('HINCRBY', KEYS[1], 'seq', messages) - messages) % 100",
+        "local sequence = redis.call('HINCRBY', KEYS[1], 'seq', ARGV[5]) - ARGV[5]",
+        "local sequence = (redis.call('HINCRBY', KEYS[1], 'seq', ARGV[5]) - ARGV[5]) % 100",
     ),
     Bug(
         "a batch whose lease is over gets a new id",
@@ -110,15 +110,16 @@ BUGS = (
     Bug(
         "an add is answered before the store has it",
         "store/redis/deliveries.py",
-        "        return await group.join(messages)",
-        "        import asyncio, time\n"
-        "        from tidegate_server.core.model import AddOutcome\n"
-        "        joined = group.join(messages)\n"
-        "        joined.add_done_callback(lambda done: done.cancelled() or done.exception())\n"
-        "        if (await asyncio.wait([joined], timeout=0.005))[0]:\n"
-        "            return joined.result()\n"
-        "        now_ms, told = round(time.time() * 1000), {'buffer_created': False}\n"
-        "        told |= {'buffer': None, 'due_ms': None, 'in_flight': None}\n"
-        "        return [Added(AddOutcome.BUFFERED, 0, now_ms, **told) for _ in messages]",
+        "            return await group.join(messages)\n",
+        "            import asyncio, time\n"
+        "            from tidegate_server.core.model import AddOutcome\n"
+        "            from tidegate_server.store.base import Added\n"
+        "            joined = group.join(messages)\n"
+        "            joined.add_done_callback(lambda done: done.cancelled() or done.exception())\n"
+        "            if (await asyncio.wait([joined], timeout=0.005))[0]:\n"
+        "                return joined.result()\n"
+        "            now_ms, told = round(time.time() * 1000), {'buffer_created': False}\n"
+        "            told |= {'buffer': None, 'due_ms': None, 'in_flight': None}\n"
+        "            return [Added(AddOutcome.BUFFERED, 0, now_ms, **told) for _ in messages]\n",
     ),
 )
