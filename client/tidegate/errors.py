@@ -166,12 +166,17 @@ _BY_CODE: dict[grpc.StatusCode, type[TidegateError]] = {
 # Not the caller's own cancellation: a server that stops cancels what it has not begun with.
 _BY_CODE[grpc.StatusCode.CANCELLED] = Unavailable
 
+# Of grpc.aio, when the connection breaks amid a call, under the status INTERNAL.
+_BROKEN_OFF = "Internal error from Core"
+
 _STATUSES: dict[int, grpc.StatusCode] = {status.value[0]: status for status in grpc.StatusCode}
 
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> TidegateError:
     """The error of this tree for one of gRPC's. `target` is the server, for the text."""
     code = error.code()
+    if error.details() == _BROKEN_OFF:
+        code = grpc.StatusCode.UNAVAILABLE
     details = _status.read(_trailer(error.trailing_metadata() or ()))
     kind = _BY_REASON.get(details.reason) or _BY_CODE.get(code, ServerError)
     return kind(

@@ -48,6 +48,13 @@ def test_the_reason_decides_the_class(reason: str):
     assert str(error) == "what happened"
 
 
+def test_a_connection_that_breaks_amid_a_call_is_unavailable():
+    broken = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, None, None, "Internal error from Core")
+    error = errors.from_rpc_error(broken, "gate:7460")
+    assert type(error) is tidegate.Unavailable
+    assert error.code is grpc.StatusCode.UNAVAILABLE
+
+
 def test_the_delay_that_the_server_asks_for_is_kept():
     error = read(
         failure(grpc.StatusCode.UNAVAILABLE, "DRAINING", retry_after=timedelta(milliseconds=1500))

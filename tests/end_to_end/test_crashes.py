@@ -48,8 +48,8 @@ async def test_two_servers_of_which_one_is_killed_under_load_lose_nothing(
 ):
     async with (
         StoreProcess() as store,
-        Server(tmp_path / "a", store_url=store.url) as victim,
-        Server(tmp_path / "b", store_url=store.url) as witness,
+        Server(tmp_path / "a", store_url=store.user_url) as victim,
+        Server(tmp_path / "b", store_url=store.user_url) as witness,
         Client(victim.target) as one,
         Client(witness.target) as other,
         Reader(one, history, "bot", lease=LEASE),

@@ -46,7 +46,7 @@ async def place(tmp_path: Path) -> AsyncGenerator[Place]:
     async with StoreProcess(appendonly="no") as store:
         server = Server(
             tmp_path,
-            store_url=store.url,
+            store_url=store.user_url,
             retain_status="1s",
             retain_processed="1s",
             deduplication="1s",

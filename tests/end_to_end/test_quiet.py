@@ -35,7 +35,7 @@ async def test_thousands_of_overdue_buffers_that_nobody_wants_do_not_delay_anoth
 ):
     async with (
         StoreProcess() as store,
-        Server(tmp_path, store_url=store.url) as server,
+        Server(tmp_path, store_url=store.user_url) as server,
         Client(server.target) as gate,
     ):
         alone_ms = await lateness_ms(gate, "wanted")
@@ -56,7 +56,7 @@ async def test_a_server_with_nothing_to_do_leaves_its_store_alone(tmp_path: Path
     """All commands count, also those inside of scripts."""
     async with (
         StoreProcess() as store,
-        Server(tmp_path, store_url=store.url) as server,
+        Server(tmp_path, store_url=store.user_url) as server,
         Client(server.target) as gate,
         store.client() as client,
     ):

@@ -105,14 +105,14 @@ async def test_a_store_where_nothing_listens(tmp_path: Path):
 @each_store
 async def test_a_store_that_deletes_messages_when_memory_is_short(binary: Path, tmp_path: Path):
     async with StoreProcess(binary, maxmemory_policy="allkeys-lru") as store:
-        code, said = await refused(tmp_path, store_url=store.url)
+        code, said = await refused(tmp_path, store_url=store.user_url)
     assert code == 1
     assert said.endswith("set `maxmemory-policy noeviction`")
 
 
 async def test_a_store_that_is_less_durable_than_is_wanted(tmp_path: Path):
     async with StoreProcess() as store:
-        code, said = await refused(tmp_path, store_url=store.url, durability="fsync")
+        code, said = await refused(tmp_path, store_url=store.user_url, durability="fsync")
     assert code == 1
     assert "the durability fsync is wanted, and the store has memory: set `appendonly" in said
 
@@ -143,7 +143,7 @@ async def test_a_user_that_may_touch_only_the_keys_of_the_server_is_enough(
     async with StoreProcess(binary) as store, store.client() as client:
         await client.execute_command("ACL", "SETUSER", "gate", "on", ">right", *ACL.split())
         server = Server(
-            tmp_path, store_url=store.url, store_username="gate", store_password="right"
+            tmp_path, store_url=store.user_url, store_username="gate", store_password="right"
         )
         async with server, Client(server.target) as gate:
             await send(gate, history, ("bot", "dead"), "m1", policy=window(0))

@@ -25,8 +25,8 @@ async def pair(
     directory: Path, store: StoreProcess, **settings: str
 ) -> AsyncGenerator[tuple[Server, Server]]:
     async with (
-        Server(directory / "a", store_url=store.url, **settings) as first,
-        Server(directory / "b", store_url=store.url, **settings) as second,
+        Server(directory / "a", store_url=store.user_url, **settings) as first,
+        Server(directory / "b", store_url=store.user_url, **settings) as second,
     ):
         yield first, second
 

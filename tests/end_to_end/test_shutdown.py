@@ -86,8 +86,8 @@ async def test_what_waits_at_a_server_that_stops_goes_to_another_one_at_once(
 
     async with (
         StoreProcess() as store,
-        Server(tmp_path / "a", store_url=store.url) as leaving,
-        Server(tmp_path / "b", store_url=store.url) as staying,
+        Server(tmp_path / "a", store_url=store.user_url) as leaving,
+        Server(tmp_path / "b", store_url=store.user_url) as staying,
         Client(leaving.target) as one,
         Client(staying.target) as other,
     ):

@@ -62,7 +62,7 @@ async def is_empty(gate: Client) -> bool:
 
 async def test_a_server_waits_for_a_store_that_comes_later(tmp_path: Path):
     store = StoreProcess()
-    server = Server(tmp_path, store_url=store.url)
+    server = Server(tmp_path, store_url=store.user_url)
     server.spawn()
     await eventually(lambda: bool(server.logged("waiting for the store")))
     async with store:
@@ -92,7 +92,7 @@ async def test_while_the_store_hangs_an_add_fails_within_its_deadline_and_readin
 ):
     async with (
         StoreProcess() as store,
-        Server(tmp_path, store_url=store.url, http_listen="127.0.0.1:0") as server,
+        Server(tmp_path, store_url=store.user_url, http_listen="127.0.0.1:0") as server,
         Client(server.target) as gate,
         Reader(gate, History()),
     ):
@@ -128,7 +128,7 @@ async def test_a_caller_who_wants_it_gets_the_message_back_when_it_is_surely_not
 ):
     async with (
         StoreProcess(appendonly="yes", appendfsync="no") as store,
-        Server(tmp_path, store_url=store.url, fallback="immediate") as server,
+        Server(tmp_path, store_url=store.user_url, fallback="immediate") as server,
         Client(server.target) as gate,
     ):
         await send(gate, history, ("bot", "anna"), "m0", policy=window(0))
@@ -160,7 +160,7 @@ async def test_a_store_that_hangs_or_dies_under_load_costs_no_message(
 ):
     async with (
         StoreProcess(binary, appendonly="yes", appendfsync="always") as store,
-        Server(tmp_path, store_url=store.url, store_timeout="200ms") as server,
+        Server(tmp_path, store_url=store.user_url, store_timeout="200ms") as server,
         Client(server.target) as gate,
     ):
         lease = timedelta(seconds=1)
@@ -193,7 +193,7 @@ async def test_a_full_store_refuses_messages_without_a_trace_and_still_drains(
 
     async with (
         StoreProcess(binary) as store,
-        Server(tmp_path, store_url=store.url, retry_base="50ms") as server,
+        Server(tmp_path, store_url=store.user_url, retry_base="50ms") as server,
         Client(server.target) as gate,
         store.client() as client,
     ):
@@ -225,7 +225,7 @@ async def test_a_store_that_forgets_its_scripts_is_taught_again_unnoticed(
 ):
     async with (
         StoreProcess(binary) as store,
-        Server(tmp_path, store_url=store.url) as server,
+        Server(tmp_path, store_url=store.user_url) as server,
         Client(server.target) as gate,
         store.client() as client,
     ):

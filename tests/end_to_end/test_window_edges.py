@@ -74,7 +74,7 @@ async def test_messages_at_the_edge_of_a_window_are_neither_lost_nor_doubled_nor
 ):
     async with (
         StoreProcess(binary) as store,
-        Server(tmp_path, store_url=store.url) as server,
+        Server(tmp_path, store_url=store.user_url) as server,
         connections(server.target) as writers,
         Client(server.target) as gate,
         Reader(gate, history, "edge"),

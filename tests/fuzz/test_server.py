@@ -38,7 +38,9 @@ async def store(tmp_path: Path):
 
 @pytest.fixture
 async def server(store: StoreProcess, tmp_path: Path):
-    server = Server(tmp_path, store_url=store.url, http_listen="127.0.0.1:0", window_delay="1h")
+    server = Server(
+        tmp_path, store_url=store.user_url, http_listen="127.0.0.1:0", window_delay="1h"
+    )
     async with server:
         yield server
         assert server.running

@@ -13,7 +13,7 @@ from tidegate import Client, NackAction
 
 STORE = ROOT / "server" / "tidegate_server" / "store"
 # Of the connection itself, and of the look at the store when the server starts.
-ALWAYS = {"ping", "info", "config|get", "client|setinfo", "script|load", "evalsha", "subscribe"}
+ALWAYS = {"ping", "info", "config|get", "script|load", "evalsha", "subscribe"}
 # Only `tidegate store move` sends what is in these.
 MOVING = ("move", "pack")
 # Of the way to a primary that Sentinels or a Cluster know, and of asking its replicas.

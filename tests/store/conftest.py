@@ -35,7 +35,7 @@ class Real:
         rules: Rules | None = None,
     ) -> AnyStore:
         store = new_store(
-            Address(self.process.url, timeout=timeout).dialer,
+            Address(self.process.user_url, timeout=timeout).dialer,
             partitions=self.partitions,
             counters=self.metrics,
             timeout=timeout,

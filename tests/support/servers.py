@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.stores import eventually
 
+_CANARIES = re.compile(r"payload of |\buser \d+\b")
+"""What tests name payloads and conversations; no server may ever write it down."""
 _OPTIONS = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200))
 
 
@@ -34,8 +37,8 @@ class Server:
     Settings are written as the keywords they have in a file: `Server(tmp_path, window_delay="1s")`.
     Without `store_url` it has an embedded store, whose files stay from one start to the next.
     `async with` starts it. At the end it is told to stop, if it still runs, must end with 0 and
-    must leave no process behind; after a failure it is killed. `environ` may add to its
-    environment.
+    must leave no process behind; after a failure it is killed. Its log, at the level "debug", must
+    not have payloads or names of conversations. `environ` may add to its environment.
     """
 
     started: ClassVar[list[Process]] = []
@@ -46,6 +49,7 @@ class Server:
             "listen": f"unix:{directory}/gate.sock",
             "http_listen": "",
             "data_dir": f"{directory}/data",
+            "log_level": "debug",
         } | settings
         self.environ: dict[str, str] = {}
         self._log = directory / "server.log"
@@ -191,6 +195,9 @@ class Server:
             await self._end()
         else:
             assert await self.terminate() == 0, self.output()
+        if not kind:
+            leaked = _CANARIES.search(self._log.read_text(errors="replace"))
+            assert not leaked, f"the server's log has {leaked}"
 
     async def _end(self) -> None:
         """Kill what still runs, also what hangs."""

@@ -25,6 +25,15 @@ PROGRAMS = ("valkey-server", "redis-server")
 
 
 @cache
+def store_user(password: str) -> list[str]:
+    """The store's user as the documents have it: its name, and what it may do."""
+    operations = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    rule = re.search(r"(?m)^ACL SETUSER (tidegate .*)$", operations)
+    assert rule
+    return [password if word == ">PASSWORD" else word for word in rule[1].split()]
+
+
+@cache
 def binaries() -> list[tuple[str, Path]]:
     """Every store program on this machine as ("valkey-9.1", path), one for each version."""
     found: dict[str, Path] = {}
@@ -94,7 +103,18 @@ class StoreProcess:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self._port}" if self._port else f"unix://{self.dir}/store.sock"
+        """For whoever may do everything."""
+        return self._url()
+
+    @property
+    def user_url(self) -> str:
+        """For a server: as the user of the documents, who may do what it needs and no more."""
+        return self._url("tidegate:secret@")
+
+    def _url(self, credentials: str = "") -> str:
+        if self._port:
+            return f"redis://{credentials}127.0.0.1:{self._port}"
+        return f"unix://{credentials}{self.dir}/store.sock"
 
     @property
     def port(self) -> int:
@@ -107,7 +127,7 @@ class StoreProcess:
         return self._process.pid
 
     def client(self) -> Redis:
-        """A client that fails at once: no retries."""
+        """A client that may do everything, and fails at once: no retries."""
         return Redis.from_url(self.url, retry=Retry(NoBackoff(), 0), socket_timeout=5)
 
     async def start(self) -> None:
@@ -124,10 +144,19 @@ class StoreProcess:
             "save": "",
             "appendonly": "no",
         } | {name.replace("_", "-"): value for name, value in self._options.items()}
+        if "requirepass" not in options:
+            options["aclfile"] = self._users()
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         return subprocess.Popen(
             [self._binary, *words], env={**os.environ, **self.environ}, stdin=subprocess.DEVNULL
         )
+
+    def _users(self) -> str:
+        """A file with the user of tests, who may do everything, and that of servers."""
+        path = self.dir / "users.acl"
+        everything = "default on nopass ~* &* +@all"
+        path.write_text(f"user {everything}\nuser {' '.join(store_user('>secret'))}\n")
+        return str(path)
 
     async def _answers(self) -> bool:
         assert self._process

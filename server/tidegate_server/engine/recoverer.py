@@ -148,7 +148,7 @@ class Recoverer:
     async def _rest(self) -> None:
         rest_s = self._sweep_s if self._busy() else _IDLE_FACTOR * self._sweep_s
         # Servers that were started together shall not sweep together.
-        rest_s *= random.uniform(0.9, 1.1)  # noqa: S311 - no secret
+        rest_s *= random.uniform(0.7, 0.9)  # noqa: S311 - no secret
         await self._until_told(self._now, rest_s)
 
     async def _until_told(self, told: asyncio.Event, within_s: float) -> None:

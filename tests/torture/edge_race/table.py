@@ -67,7 +67,7 @@ async def table(
     left |= {id(r): dose.messages for r in rows if r.contestant == "Tidegate" and not r.ends}
     async with (
         StoreProcess() as store,
-        Server(dose.directory, store_url=store.url) as server,
+        Server(dose.directory, store_url=store.user_url) as server,
         Writers() as writers,
     ):
         race = _Race(dose, writers, store=store, server=server)

@@ -29,7 +29,7 @@ async def _store_jumps(dose: Dose) -> Score:
         store,
         Server(
             dose.directory,
-            store_url=store.url,
+            store_url=store.user_url,
             retry_base="500ms",
             deduplication=_LONGER,
             retain_status=_LONGER,
@@ -41,7 +41,7 @@ async def _store_jumps(dose: Dose) -> Score:
 async def _server_jumps(dose: Dose) -> Score:
     clock = WallClock(dose.directory)
     async with StoreProcess() as store:
-        server = Server(dose.directory, store_url=store.url, retry_base="500ms")
+        server = Server(dose.directory, store_url=store.user_url, retry_base="500ms")
         server.environ = clock.environ
         async with server:
             return await _jump(dose, server, clock)

@@ -63,7 +63,7 @@ async def _at_everysec(dose: Dose) -> Score:
     with _SmallDisk(dose.directory / "disk").mounted() as disk:
         async with (
             StoreProcess(appendonly="yes", appendfsync="everysec", dir=str(disk.dir)) as store,
-            ForkedServer(dose.directory, store_url=store.url) as server,
+            ForkedServer(dose.directory, store_url=store.user_url) as server,
         ):
             return await _fill_and_empty(dose, server, disk)
 
@@ -79,7 +79,7 @@ async def _at_fsync(dose: Dose) -> Score:
     with _SmallDisk(dose.directory / "disk").mounted() as disk:
         async with (
             StoreProcess(appendonly="yes", appendfsync="always", dir=str(disk.dir)) as store,
-            ForkedServer(dose.directory, store_url=store.url, durability="fsync") as server,
+            ForkedServer(dose.directory, store_url=store.user_url, durability="fsync") as server,
         ):
 
             async def ended(load: PatientLoad) -> None:

@@ -21,8 +21,8 @@ async def _kill_in_turn(dose: Dose) -> Score:
     starts: dict[Server, asyncio.Task[Server]] = {}
     async with (
         StoreProcess() as store,
-        ForkedServer(dose.directory / "a", store_url=store.url) as one,
-        ForkedServer(dose.directory / "b", store_url=store.url) as other,
+        ForkedServer(dose.directory / "a", store_url=store.user_url) as one,
+        ForkedServer(dose.directory / "b", store_url=store.user_url) as other,
     ):
 
         async def fault(chance: random.Random) -> None:
@@ -42,8 +42,8 @@ async def _come_again(dose: Dose) -> Score:
     late_s: list[float] = []
     async with (
         StoreProcess() as store,
-        ForkedServer(dose.directory / "a", store_url=store.url) as victim,
-        ForkedServer(dose.directory / "b", store_url=store.url) as witness,
+        ForkedServer(dose.directory / "a", store_url=store.user_url) as victim,
+        ForkedServer(dose.directory / "b", store_url=store.user_url) as witness,
     ):
 
         async def a_round(history: History, instance: str, _: int) -> None:

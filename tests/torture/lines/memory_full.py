@@ -26,7 +26,7 @@ async def _memory_full(dose: Dose) -> Score:
         async with (
             StoreProcess(binary) as store,
             store.client() as client,
-            ForkedServer(dose.directory / f"{instance}-{name}", store_url=store.url) as server,
+            ForkedServer(dose.directory / f"{instance}-{name}", store_url=store.user_url) as server,
             Client(server.target) as gate,
             Reader(gate, history, instance),
         ):

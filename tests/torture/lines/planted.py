@@ -102,7 +102,7 @@ async def _look_for(bug: Bug | None, directory: Path, seed: int) -> tuple[str | 
     with nursery(folder) as home:
         async with StoreProcess() as store:
             one, other = (
-                ForkedServer(directory / name, home, store_url=store.url, **settings)
+                ForkedServer(directory / name, home, store_url=store.user_url, **settings)
                 for name in "ab"
             )
             try:

@@ -82,7 +82,7 @@ async def _poisoned(dose: Dose) -> Score:
     async with (
         StoreProcess() as store,
         ForkedServer(
-            dose.directory / "a", store_url=store.url, max_expiries=str(_EXPIRIES)
+            dose.directory / "a", store_url=store.user_url, max_expiries=str(_EXPIRIES)
         ) as server,
         Client(server.target) as gate,
     ):
@@ -124,7 +124,7 @@ async def _damaged(dose: Dose) -> Score:
     chance, unkept = random.Random(dose.seed), list[str]()
     async with (
         StoreProcess() as store,
-        ForkedServer(dose.directory / "a", store_url=store.url) as server,
+        ForkedServer(dose.directory / "a", store_url=store.user_url) as server,
         Client(server.target) as gate,
         store.client() as redis,
     ):

@@ -40,7 +40,7 @@ async def _cut_at_fsync(dose: Dose) -> Score:
         disk = Disk(directory)
         async with (
             _store(disk, "always", binary) as store,
-            ForkedServer(directory, store_url=store.url, durability="fsync") as server,
+            ForkedServer(directory, store_url=store.user_url, durability="fsync") as server,
             Client(server.target) as gate,
             Reader(gate, history, instance, lease=LEASE),
         ):
@@ -71,7 +71,7 @@ async def _cut_at_everysec(dose: Dose) -> Score:
     disk = Disk(dose.directory)
     async with (
         _store(disk, "everysec") as store,
-        ForkedServer(dose.directory, store_url=store.url, durability="everysec") as server,
+        ForkedServer(dose.directory, store_url=store.user_url, durability="everysec") as server,
     ):
 
         async def cut() -> int:

@@ -25,7 +25,9 @@ async def _restart_in_turn(dose: Dose) -> Score:
         servers = [
             await stack.enter_async_context(
                 ForkedServer(
-                    dose.directory / name, store_url=store.url, listen=f"127.0.0.1:{_free_port()}"
+                    dose.directory / name,
+                    store_url=store.user_url,
+                    listen=f"127.0.0.1:{_free_port()}",
                 )
             )
             for name in "ab"

@@ -18,7 +18,7 @@ async def _kill(version: str, dose: Dose) -> Score:
     """The store dies and is started again at once, or a moment later."""
     async with (
         StoreProcess(dict(binaries())[version], appendonly="yes", appendfsync="always") as store,
-        ForkedServer(dose.directory / "a", store_url=store.url, durability="fsync") as server,
+        ForkedServer(dose.directory / "a", store_url=store.user_url, durability="fsync") as server,
     ):
 
         async def fault(chance: random.Random) -> None:
@@ -47,7 +47,9 @@ async def _hang(dose: Dose) -> Score:
     """The store stops answering for longer than its deadline, and than a lease now and then."""
     async with (
         StoreProcess() as store,
-        ForkedServer(dose.directory / "a", store_url=store.url, store_timeout="200ms") as server,
+        ForkedServer(
+            dose.directory / "a", store_url=store.user_url, store_timeout="200ms"
+        ) as server,
     ):
 
         async def fault(chance: random.Random) -> None:
@@ -62,8 +64,8 @@ async def _hang_server(dose: Dose) -> Score:
     """The server hangs for longer than its subscribers' leases; another one takes them over."""
     async with (
         StoreProcess() as store,
-        ForkedServer(dose.directory / "a", store_url=store.url) as hung,
-        ForkedServer(dose.directory / "b", store_url=store.url) as other,
+        ForkedServer(dose.directory / "a", store_url=store.user_url) as hung,
+        ForkedServer(dose.directory / "b", store_url=store.user_url) as other,
     ):
 
         async def fault(chance: random.Random) -> None:
@@ -77,7 +79,7 @@ async def _hang_server(dose: Dose) -> Score:
 async def _forget_scripts(dose: Dose) -> Score:
     async with (
         StoreProcess() as store,
-        ForkedServer(dose.directory / "a", store_url=store.url) as server,
+        ForkedServer(dose.directory / "a", store_url=store.user_url) as server,
         store.client() as client,
     ):
 
@@ -91,7 +93,7 @@ async def _restart(dose: Dose) -> Score:
     """An orderly stop and start, after which the store knows no script."""
     async with (
         StoreProcess(appendonly="yes", appendfsync="everysec") as store,
-        ForkedServer(dose.directory / "a", store_url=store.url) as server,
+        ForkedServer(dose.directory / "a", store_url=store.user_url) as server,
     ):
 
         async def fault(_: random.Random) -> None:

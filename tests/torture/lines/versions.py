@@ -33,7 +33,7 @@ async def _everything(dose: Dose) -> Score:
         async with (
             StoreProcess(binary, appendonly="yes", appendfsync="always") as store,
             ForkedServer(
-                dose.directory / f"{done}-{name}", store_url=store.url, retry_base="50ms"
+                dose.directory / f"{done}-{name}", store_url=store.user_url, retry_base="50ms"
             ) as server,
         ):
             restarts = min(size, dose.faults - done)
