@@ -57,6 +57,7 @@ def test_a_store_that_would_break_the_promise_is_refused(facts: Facts, says: str
         (replace(REDIS, version="9.0.0"), "Redis 9.0.0 is newer"),
         (replace(VALKEY, version="10.0.1"), "Valkey 10.0.1 is newer"),
         (replace(VALKEY, maxmemory_policy="volatile-ttl"), "may take one twice"),
+        (replace(VALKEY, aof_load_truncated=True), "set `aof-load-truncated no`"),
         (replace(VALKEY, appendonly=False), "set `appendonly yes`"),
         (replace(VALKEY, appendfsync="no"), "set `appendfsync everysec`"),
         (replace(VALKEY, appendfsync=None), "allow it `+config|get`"),

