@@ -55,7 +55,7 @@ class _Mortal:
             ) -> None:
                 if batch.conversation.startswith(_POISON):
                     died.set()
-                else:
+                elif not died.is_set():
                     answering.add(batch.id)
                     await settle(self._history, batch)
                     answering.discard(batch.id)
