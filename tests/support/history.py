@@ -271,8 +271,14 @@ def _lost(view: _View) -> Iterator[str]:
             )
     for batch_id in view.deliveries:
         settlements = view.settlements[batch_id]
-        if not any(s.final and operation.phase is Phase.OK for s, operation in settlements):
+        if not any(s.final and _may_be_over(s, operation) for s, operation in settlements):
             yield f"batch {batch_id} was delivered and never settled"
+
+
+def _may_be_over(settlement: Settlement, operation: _Operation) -> bool:
+    """Whether the batch is settled. What was put back is proved by the batch that comes of it."""
+    unknown = settlement.rebuffers and operation.phase is Phase.UNKNOWN
+    return unknown or operation.phase is Phase.OK
 
 
 def _twice(view: _View) -> Iterator[str]:
@@ -393,7 +399,9 @@ def _hasty(view: _View) -> Iterator[str]:
     for batch_id, deliveries in view.deliveries.items():
         for (begun_s, first), (again_s, second) in itertools.pairwise(deliveries):
             given_back = any(
-                settlement.attempt == first.attempt and operation.phase is not Phase.FAIL
+                settlement.attempt == first.attempt
+                # One that fails later may have been done, and repeated by the client in vain.
+                and (operation.phase is not Phase.FAIL or operation.ended_s > again_s)
                 for settlement, operation in view.settlements[batch_id]
             )
             runs = second.until_s - second.lease_s < first.until_s - _CLOCKS_DIFFER_S

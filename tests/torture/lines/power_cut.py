@@ -71,7 +71,12 @@ async def _cut_at_everysec(dose: Dose) -> Score:
     disk = Disk(dose.directory)
     async with (
         _store(disk, "everysec") as store,
-        ForkedServer(dose.directory, store_url=store.user_url, durability="everysec") as server,
+        ForkedServer(
+            dose.directory,
+            store_url=store.user_url,
+            durability="everysec",
+            max_conversation_messages="0",
+        ) as server,
     ):
 
         async def cut() -> int:
@@ -86,7 +91,7 @@ async def _cut_at_everysec(dose: Dose) -> Score:
 async def _cut_embedded(dose: Dose) -> Score:
     """The embedded store, whose file its server syncs; both die."""
     disk = Disk(dose.directory)
-    server = Server(dose.directory)
+    server = Server(dose.directory, max_conversation_messages="0")
     server.environ = disk.environ
     async with server:
 
