@@ -350,7 +350,7 @@ class Settings(BaseModel):
                 )
                 yield (
                     (key,),
-                    f"on {where} without TLS (TIDEGATE_TLS_CERT_FILE) and either tokens"
+                    f"on {where}, unless there is TLS (TIDEGATE_TLS_CERT_FILE) and either tokens"
                     " (TIDEGATE_TOKENS_FILE) or client certificates (TIDEGATE_TLS_CLIENT_CA_FILE);"
                     " TIDEGATE_INSECURE_LISTEN=true allows any address, for a network that you"
                     " trust",

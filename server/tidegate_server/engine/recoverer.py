@@ -26,7 +26,7 @@ log = get_logger("tidegate.engine")
 
 
 class Recoverer:
-    """Sweeps the store's indexes about every `sweep_ms`, five times as seldom when not `busy`.
+    """Sweeps the store's indexes within every `sweep_ms`, five times as seldom when not `busy`.
 
     What it takes back goes to `recovered`, what it saw to `survey`. While the store is away, it is
     the one that tries.
@@ -147,7 +147,7 @@ class Recoverer:
 
     async def _rest(self) -> None:
         rest_s = self._sweep_s if self._busy() else _IDLE_FACTOR * self._sweep_s
-        # Servers that were started together shall not sweep together.
+        # Never longer than said; and those that were started together shall not sweep together.
         rest_s *= random.uniform(0.7, 0.9)  # noqa: S311 - no secret
         await self._until_told(self._now, rest_s)
 
